@@ -1,0 +1,2 @@
+//! words
+pub mod pb;
