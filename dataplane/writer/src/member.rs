@@ -50,11 +50,23 @@ impl Member {
     ///
     /// As the state machine or the appender refused it.
     pub async fn command(&self, command: Command) -> Result<ControlOutcome, Refusal> {
-        let (_, applied) = self.appender.command(command).await.map_err(command_failure)?;
-        match &applied.control {
-            Some(ControlOutcome::Refused(refused)) => Err(control_refusal(refused)),
-            Some(outcome) => Ok(outcome.clone()),
-            None => unreachable!("a CONTROL entry has an outcome"),
+        match self.outcome(command).await? {
+            ControlOutcome::Refused(refused) => Err(control_refusal(&refused)),
+            outcome => Ok(outcome),
         }
+    }
+
+    /// The same, for callers that know what to do about a refusal of the state machine.
+    ///
+    /// # Errors
+    ///
+    /// As the appender refused it.
+    ///
+    /// # Panics
+    ///
+    /// If the state machine has no outcome for a command.
+    pub async fn outcome(&self, command: Command) -> Result<ControlOutcome, Refusal> {
+        let (_, applied) = self.appender.command(command).await.map_err(command_failure)?;
+        Ok(applied.control.clone().expect("a CONTROL entry has an outcome"))
     }
 }
