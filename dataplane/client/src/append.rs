@@ -47,11 +47,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            in_flight_max: 256,
-            in_flight_bytes_max: 16 << 20,
-            timeout: Duration::from_secs(30),
-        }
+        Self { in_flight_max: 256, in_flight_bytes_max: 16 << 20, timeout: Duration::from_secs(30) }
     }
 }
 

@@ -55,9 +55,7 @@ impl Watch {
                             continue;
                         }
                         Ok(Err(status)) => Refusal::from_status(&status),
-                        Err(_elapsed) => {
-                            Refusal::unknown(Reason::Unavailable, "no answer in time")
-                        }
+                        Err(_elapsed) => Refusal::unknown(Reason::Unavailable, "no answer in time"),
                     }
                 }
                 Some((writer, mut messages)) => match messages.message().await {

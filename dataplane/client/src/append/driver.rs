@@ -169,7 +169,9 @@ fn call(
     let requests = ReceiverStream::new(requests).inspect(move |_| {
         taken.fetch_add(1, Ordering::AcqRel);
     });
-    async move { calls.append(requests).await }.map_ok(tonic::Response::into_inner).try_flatten_stream()
+    async move { calls.append(requests).await }
+        .map_ok(tonic::Response::into_inner)
+        .try_flatten_stream()
 }
 
 fn broken(message: &str) -> Refusal {

@@ -35,7 +35,11 @@ impl Entry {
     /// one may have been written, the effect of the append is unknown.
     fn answer(self, answer: Answer) {
         let answer = answer.map_err(|refusal| {
-            if self.uncertain { Refusal { effect: Effect::Unknown.into(), ..refusal } } else { refusal }
+            if self.uncertain {
+                Refusal { effect: Effect::Unknown.into(), ..refusal }
+            } else {
+                refusal
+            }
         });
         // The caller may have dropped its `Pending`: it does not want to know.
         drop(self.answer.send(answer));
