@@ -1,0 +1,245 @@
+//! Connections, behind two traits: simulations run over in-memory pipes, later ones over TLS.
+//!
+//! A program is given a [`Connect`] and an [`Accept`] and never names a socket itself.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::Stream;
+use tonic::codegen::http::Uri;
+use tonic::transport::server::Connected;
+use tonic::transport::{Channel, Endpoint, Server};
+
+/// A stream window. Large enough that one stream fills a fast local connection.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// A connection window: several streams at full speed, so that one slow reader does not stop others.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// A connection that answers no ping for this long is given up: a lost peer is noticed.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Bytes in both directions.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// An opened connection.
+pub type BoxIo = Box<dyn Io>;
+
+/// Opens connections.
+#[tonic::async_trait]
+pub trait Connect: Send + Sync + 'static {
+    /// Opens one to `address`, a `host:port`.
+    ///
+    /// # Errors
+    ///
+    /// As the network says; the caller tries again.
+    async fn connect(&self, address: &str) -> io::Result<BoxIo>;
+}
+
+/// Takes connections.
+#[tonic::async_trait]
+pub trait Accept: Send + Sync + 'static {
+    /// Waits for the next one.
+    ///
+    /// # Errors
+    ///
+    /// As the network says; the caller goes on.
+    async fn accept(&self) -> io::Result<Accepted>;
+}
+
+/// A connection taken, and who is at its other end.
+pub struct Accepted {
+    io: BoxIo,
+    peer: Peer,
+}
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accepted").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+/// Who is at the other end of a connection. A request carries it as an extension.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it comes from, for logs.
+    pub address: String,
+    /// The SPIFFE URI that was proved; `None` on connections without TLS.
+    pub identity: Option<String>,
+}
+
+impl Accepted {
+    /// A connection from `peer`.
+    #[must_use]
+    pub fn new(io: BoxIo, peer: Peer) -> Self {
+        Self { io, peer }
+    }
+}
+
+impl Connected for Accepted {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+/// Plain TCP.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpConnect;
+
+#[tonic::async_trait]
+impl Connect for TcpConnect {
+    async fn connect(&self, address: &str) -> io::Result<BoxIo> {
+        let stream = TcpStream::connect(address).await?;
+        // Small answers must not wait for the next packet.
+        stream.set_nodelay(true)?;
+        Ok(Box::new(stream))
+    }
+}
+
+/// A plain TCP listener.
+#[derive(Debug)]
+pub struct TcpAccept {
+    listener: TcpListener,
+}
+
+impl TcpAccept {
+    /// Listens; port 0 takes a free one.
+    ///
+    /// # Errors
+    ///
+    /// The address is in use or not of this machine.
+    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self { listener: TcpListener::bind(address).await? })
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    ///
+    /// As the operating system says.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+#[tonic::async_trait]
+impl Accept for TcpAccept {
+    async fn accept(&self) -> io::Result<Accepted> {
+        let (stream, address) = self.listener.accept().await?;
+        stream.set_nodelay(true)?;
+        let peer = Peer { address: address.to_string(), identity: None };
+        Ok(Accepted::new(Box::new(stream), peer))
+    }
+}
+
+/// A channel to `address` (`host:port`) that connects at its first call and again after each loss.
+///
+/// # Errors
+///
+/// The address is not `host:port`.
+pub fn channel(
+    connect: Arc<dyn Connect>,
+    address: &str,
+) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect_timeout(CONNECT_TIMEOUT);
+    let address: Arc<str> = address.into();
+    let connector = tower::service_fn(move |_: Uri| {
+        let (connect, address) = (Arc::clone(&connect), Arc::clone(&address));
+        async move { connect.connect(&address).await.map(TokioIo::new) }
+    });
+    Ok(endpoint.connect_with_connector_lazy(connector))
+}
+
+/// A server with the settings that all our ports share.
+#[must_use]
+pub fn server() -> Server {
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+}
+
+/// The connections of `accept`, for `serve_with_incoming`. Ends never; errors are for one
+/// connection each.
+pub fn incoming(accept: impl Accept) -> impl Stream<Item = io::Result<Accepted>> {
+    let accept = Arc::new(accept);
+    AcceptStream { next: Box::pin(next(Arc::clone(&accept))), accept }
+}
+
+async fn next(accept: Arc<impl Accept>) -> io::Result<Accepted> {
+    accept.accept().await
+}
+
+struct AcceptStream<A> {
+    accept: Arc<A>,
+    next: Pin<Box<dyn Future<Output = io::Result<Accepted>> + Send>>,
+}
+
+impl<A: Accept> Stream for AcceptStream<A> {
+    type Item = io::Result<Accepted>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let accepted = std::task::ready!(self.next.as_mut().poll(cx));
+        self.next = Box::pin(next(Arc::clone(&self.accept)));
+        Poll::Ready(Some(accepted))
+    }
+}
