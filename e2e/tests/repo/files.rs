@@ -178,8 +178,9 @@ fn a_source_file_that_is_not_compiled_is_found() {
         File::new("a/build.rs", ""),
         File::new("a/src/b/tests/append.rs", ""),
     ];
-    let expected = ["a/src/b/d.rs", "a/src/b/tests/append.rs", "a/src/tests.rs", "a/tests/it/read.rs"]
-        .map(|path| format!("{path} is named by no mod"));
+    let expected =
+        ["a/src/b/d.rs", "a/src/b/tests/append.rs", "a/src/tests.rs", "a/tests/it/read.rs"]
+            .map(|path| format!("{path} is named by no mod"));
     assert_eq!(not_compiled(&files), expected);
 }
 
