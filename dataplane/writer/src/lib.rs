@@ -1,1 +1,5 @@
+//! The Writer: accepts appends, replicates them, ships them.
 
+pub mod data_dir;
+pub mod disk;
+pub mod wal;
