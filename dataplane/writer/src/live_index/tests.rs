@@ -153,11 +153,48 @@ fn an_append_takes_about_six_bytes() {
 #[derive(Default)]
 struct Naive {
     batches: Vec<(u64, LiveBatch)>,
-    sealed: [u64; STREAMS as usize + 1],
-    ends: [u64; STREAMS as usize + 1],
+    sealed: BTreeMap<u64, u64>,
+    ends: BTreeMap<u64, u64>,
 }
 
 impl Naive {
+    fn end(&self, stream: u64) -> u64 {
+        self.ends.get(&stream).copied().unwrap_or(0)
+    }
+
+    fn sealed(&self, stream: u64) -> u64 {
+        self.sealed.get(&stream).copied().unwrap_or(0)
+    }
+
+    /// A random Seal that ends between two batches.
+    fn seal(&mut self, stream: u64, random: u64) -> Option<Change> {
+        let mut open = self.of(stream);
+        open.retain(|batch| batch.base.get() >= self.sealed(stream));
+        let next = open.get(usize::try_from(random).unwrap() % open.len().max(1))?.next();
+        self.sealed.insert(stream, next.get());
+        Some(Change::Sealed { stream_id: id(stream), intent: 0, next })
+    }
+
+    /// The commit of all that is sealed.
+    fn ship(&mut self, stream: u64) -> Change {
+        let next = Offset::new(self.sealed(stream));
+        self.batches.retain(|(id, batch)| *id != stream || batch.base >= next);
+        Change::Shipped { stream_id: id(stream), next }
+    }
+
+    fn delete(&mut self, stream: u64) -> Change {
+        self.batches.retain(|(id, _)| *id != stream);
+        self.sealed.insert(stream, self.end(stream));
+        Change::StreamDeleted { stream_id: id(stream), name: "gone".parse().unwrap() }
+    }
+
+    fn write(&mut self, stream: u64, batch: LiveBatch) -> Written {
+        self.ends.insert(stream, batch.next().get());
+        self.batches.push((stream, batch));
+        let LiveBatch { base, record_count, op, time_ms, len_bytes, .. } = batch;
+        Written { stream_id: id(stream), op, base, record_count, len_bytes, time_ms }
+    }
+
     fn of(&self, stream: u64) -> Vec<LiveBatch> {
         let its = self.batches.iter().filter(|(id, _)| *id == stream);
         its.map(|(_, batch)| *batch).collect()
@@ -172,7 +209,7 @@ impl Naive {
             let bytes = batches.iter().map(|batch| u64::from(batch.len_bytes)).sum();
             assert_eq!(live.live_bytes(id(stream)), bytes);
             assert_eq!(live.live_from(id(stream)), batches.first().map(|batch| batch.base));
-            let offset = Offset::new(entropy.u64() % (self.ends[stream as usize] + 2));
+            let offset = Offset::new(entropy.u64() % (self.end(stream) + 2));
             let told: Vec<_> = live.batches(id(stream), offset).collect();
             let expected: Vec<_> =
                 batches.iter().copied().filter(|batch| batch.next() > offset).collect();
@@ -186,7 +223,7 @@ impl Naive {
 
     fn compare_unsealed(&self, live: &LiveIndex, stream: u64, bytes_max: u64) {
         let mut unsealed = self.of(stream);
-        unsealed.retain(|batch| batch.base.get() >= self.sealed[stream as usize]);
+        unsealed.retain(|batch| batch.base.get() >= self.sealed(stream));
         let expected = unsealed.first().zip(unsealed.last()).map(|(first, last)| Unsealed {
             base: first.base,
             next: last.next(),
@@ -215,6 +252,7 @@ fn the_index_tells_what_a_naive_one_tells() {
     for seed in 0..60 {
         let entropy = SeededEntropy::new(seed);
         let below = |end: u64| entropy.u64() % end;
+        let small = |end: u64| u32::try_from(below(end)).unwrap();
         let (mut live, mut naive) = (LiveIndex::default(), Naive::default());
         let (mut index, mut time_ms) = (0, 0);
         let largest = 1 + below(40);
@@ -224,53 +262,24 @@ fn the_index_tells_what_a_naive_one_tells() {
             let mut batches = Vec::new();
             let mut change = None;
             let stream = 1 + below(STREAMS);
-            let stream_id = id(stream);
             match below(10) {
-                0 => {
-                    let open = naive.of(stream);
-                    let place = below(open.len() as u64 + 1) as usize;
-                    if let Some(batch) = open.get(place)
-                        && batch.next().get() > naive.sealed[stream as usize]
-                    {
-                        naive.sealed[stream as usize] = batch.next().get();
-                        let next = batch.next();
-                        change = Some(Change::Sealed { stream_id, intent: index, next });
-                    }
-                }
+                0 => change = naive.seal(stream, below(1000)),
                 1 => {
-                    let next = Offset::new(naive.sealed[stream as usize]);
-                    naive.batches.retain(|(id, batch)| *id != stream || batch.base >= next);
-                    change = Some(Change::Shipped { stream_id, next });
+                    change = Some(naive.ship(stream));
                     ships += 1;
                 }
                 2 if below(20) == 0 => {
-                    naive.batches.retain(|(id, _)| *id != stream);
-                    naive.sealed[stream as usize] = naive.ends[stream as usize];
-                    let name = "gone".parse().unwrap();
-                    change = Some(Change::StreamDeleted { stream_id, name });
+                    change = Some(naive.delete(stream));
                     deletes += 1;
                 }
                 _ => {
-                    for op in 0..below(largest) {
-                        if below(4) == 0 {
-                            continue;
-                        }
+                    for op in (0..small(largest)).filter(|_| below(4) > 0) {
                         let stream = 1 + below(STREAMS);
-                        let end = &mut naive.ends[stream as usize];
-                        let batch = LiveBatch {
-                            base: Offset::new(*end),
-                            record_count: 1 + below(300) as u32,
-                            index,
-                            op: op as u32,
-                            time_ms,
-                            len_bytes: below(700) as u32,
-                        };
-                        *end = batch.next().get();
-                        naive.batches.push((stream, batch));
-                        let LiveBatch { base, record_count, len_bytes, .. } = batch;
-                        let written =
-                            written(stream, op as u32, base.get(), record_count, len_bytes);
-                        batches.push(Written { time_ms, ..written });
+                        let base = Offset::new(naive.end(stream));
+                        let record_count = 1 + small(300);
+                        let len_bytes = small(700);
+                        let batch = LiveBatch { base, record_count, index, op, time_ms, len_bytes };
+                        batches.push(naive.write(stream, batch));
                     }
                 }
             }
@@ -278,8 +287,8 @@ fn the_index_tells_what_a_naive_one_tells() {
             naive.compare(&live, &entropy);
             longest = longest.max(naive.of(stream).len());
         }
-        let empty = live.streams.values().map(Stream::memory_bytes).sum();
-        assert_eq!(live.memory_bytes(), empty);
+        let memory_bytes = live.streams.values().map(Stream::memory_bytes).sum();
+        assert_eq!(live.memory_bytes(), memory_bytes);
     }
     assert!(ships > 500 && deletes > 20 && longest > 500, "{ships} {deletes} {longest}");
 }

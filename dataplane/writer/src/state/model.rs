@@ -183,8 +183,9 @@ impl MStream {
     }
 
     pub(super) fn digest(&self) -> Vec<u8> {
-        let digests = self.seals.iter().filter_map(|seal| seal.committed.clone());
-        digests.last().unwrap_or(vec![0; 32])
+        let digests =
+            self.seals.iter().filter_map(|seal| Some((seal.next, seal.committed.clone()?)));
+        digests.max_by_key(|(next, _)| *next).map_or(vec![0; 32], |(_, digest)| digest)
     }
 
     pub(super) fn closed(&self) -> bool {

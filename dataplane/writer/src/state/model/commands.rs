@@ -73,14 +73,7 @@ impl Model {
             }
             Command::InitProducer(init) => self.init(init),
             Command::PutSubscription(put) => self.put_subscription(put),
-            Command::DeleteSubscription(delete) => {
-                let count = self.subscriptions.len();
-                self.subscriptions.retain(|one| one.name != delete.name);
-                if self.subscriptions.len() == count {
-                    return Err(ControlRefused::NotFound);
-                }
-                Ok(ControlOutcome::SubscriptionDeleted)
-            }
+            Command::DeleteSubscription(delete) => self.delete_subscription(&delete.name),
             Command::SetFeatureLevel(set) if set.level < self.level => {
                 Err(ControlRefused::LowerLevel { level: self.level })
             }
@@ -201,6 +194,15 @@ impl Model {
         stream.producers.push(MProducer { id, number, who, epoch: 1, used_ms: running_ms });
         let ready = ProducerReady { id, epoch: 1, next_sequence: 0, known: false };
         Ok(ControlOutcome::ProducerReady(ready))
+    }
+
+    fn delete_subscription(&mut self, name: &str) -> Result {
+        let count = self.subscriptions.len();
+        self.subscriptions.retain(|one| one.name != name);
+        if self.subscriptions.len() == count {
+            return Err(ControlRefused::NotFound);
+        }
+        Ok(ControlOutcome::SubscriptionDeleted)
     }
 
     fn put_subscription(&mut self, put: &stored::PutSubscription) -> Result {
