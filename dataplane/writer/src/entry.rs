@@ -315,7 +315,7 @@ impl Entry {
             }
             KIND_CONTROL => {
                 let stamp = stamp(&mut rest)?;
-                let command: stored::Command = canonical("stored.v1.Command", rest)?;
+                let command: stored::Command = canonical("stored.v1.Command", &rest)?;
                 let command =
                     command.command.ok_or(Error::UnknownPart { what: "stored.v1.Command" })?;
                 if let stored::command::Command::SetFeatureLevel(set) = &command
@@ -331,7 +331,7 @@ impl Entry {
             }
             KIND_BLANK if rest.is_empty() => Ok(Self::Blank),
             KIND_BLANK => Err(malformed("blank entry with content")),
-            KIND_MEMBERSHIP => Ok(Self::Membership(canonical("stored.v1.Membership", rest)?)),
+            KIND_MEMBERSHIP => Ok(Self::Membership(canonical("stored.v1.Membership", &rest)?)),
             found => Err(Error::Unknown {
                 what: "kind",
                 found: found.into(),
@@ -449,9 +449,9 @@ fn stamp(rest: &mut Bytes) -> Result<Stamp, Error> {
 
 /// Reads a message and takes it only if writing it again gives the same bytes: prost skips what
 /// it does not know, and an entry must never be applied in part.
-fn canonical<M: Message + Default>(what: &'static str, bytes: Bytes) -> Result<M, Error> {
+fn canonical<M: Message + Default>(what: &'static str, bytes: &Bytes) -> Result<M, Error> {
     let message = M::decode(bytes.clone()).map_err(|_| malformed("not a protobuf message"))?;
-    if message.encode_to_vec() == bytes { Ok(message) } else { Err(Error::UnknownPart { what }) }
+    if message.encode_to_vec() == *bytes { Ok(message) } else { Err(Error::UnknownPart { what }) }
 }
 
 fn slice(data: &Bytes, pos: u32, len: u32) -> Result<Bytes, Error> {
