@@ -251,10 +251,8 @@ impl Appender {
         // Set by all who have ever sent: a Writer that forgot us must not begin at 0.
         let first = self.items.front().map_or(self.next_sequence, |item| item.sequence);
         let resume_sequence = self.producer.map(|_| first);
-        let op = recorder.invoke(
-            &self.name,
-            Call::InitProducer { stream: stream.clone(), name: name.clone() },
-        );
+        let op = recorder
+            .invoke(&self.name, Call::InitProducer { stream: stream.clone(), name: name.clone() });
         let request = InitProducerRequest { stream, name, resume_sequence };
         match timeout(ANSWER_TIMEOUT, client.init_producer(request)).await {
             Ok(Ok(answer)) => {
@@ -270,7 +268,9 @@ impl Appender {
                 let first = self.items.front().map_or(next_sequence, |item| item.sequence);
                 ensure!(
                     first == next_sequence,
-                    Wrong(format!("next sequence {next_sequence}, but {first} was not acknowledged"))
+                    Wrong(format!(
+                        "next sequence {next_sequence}, but {first} was not acknowledged"
+                    ))
                 );
                 self.next_sequence = self.items.back().map_or(next_sequence, Item::next_sequence);
                 Ok(())
@@ -344,7 +344,7 @@ impl Appender {
         AppendRequest {
             stream: self.stream.clone(),
             stream_id: None,
-            records: Some(item.records.clone()),
+            records: item.records.clone(),
             expected_next_offset: item.expected.map(|(next, _)| next),
             epoch: item.expected.map_or(0, |(_, epoch)| epoch),
             producer: self.producer.map(|(id, epoch)| pb::Producer {

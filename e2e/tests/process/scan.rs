@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use aes_kw::KwAes256;
+use aes_kw::{KeyInit, KwAes256};
 use anyhow::{Context, ensure};
 use prost::Message;
 use pyramid_e2e::process::tell;
@@ -66,7 +66,8 @@ impl Needles {
     fn find(&self, haystack: &[u8]) -> BTreeSet<&str> {
         let mut found = BTreeSet::new();
         for (place, window) in haystack.windows(PREFIX_BYTES).enumerate() {
-            let Some(candidates) = window.first_chunk().and_then(|prefix| self.0.get(prefix)) else {
+            let Some(candidates) = window.first_chunk().and_then(|prefix| self.0.get(prefix))
+            else {
                 continue;
             };
             for (name, needle) in candidates {
@@ -148,7 +149,8 @@ fn files_below(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn make_records() -> Vec<Record> {
     (0..RECORDS_PER_APPEND)
         .map(|number| {
-            let noise: [u8; 200] = SystemEntropy.array();
+            let mut noise = [0; 200];
+            SystemEntropy.fill(&mut noise);
             let value = if number % 2 == 0 {
                 format!("{MARKER} {MARKER} {MARKER} {}", SystemEntropy.u64()).into_bytes()
             } else {
@@ -162,13 +164,9 @@ fn make_records() -> Vec<Record> {
 async fn append(world: &World) -> anyhow::Result<()> {
     for _ in 0..APPENDS {
         let records = Records::encode(&make_records())?.bytes().clone();
-        let request = AppendRequest {
-            stream: STREAM.to_owned(),
-            records: Some(records),
-            ..AppendRequest::default()
-        };
-        let mut answers =
-            world.client()?.append(tokio_stream::iter([request])).await?.into_inner();
+        let request =
+            AppendRequest { stream: STREAM.to_owned(), records, ..AppendRequest::default() };
+        let mut answers = world.client()?.append(tokio_stream::iter([request])).await?.into_inner();
         let answer = answers.message().await?.and_then(|answer| answer.answer);
         ensure!(matches!(answer, Some(Answer::Appended(_))), "{answer:?}");
     }
@@ -292,7 +290,8 @@ fn with_extension<'a>(files: &'a BTreeMap<String, Vec<u8>>, extension: &str) -> 
 
 #[test]
 fn a_planted_secret_is_found_at_every_place_and_in_every_form() {
-    let secret: [u8; 32] = SystemEntropy.array();
+    let mut secret = [0; 32];
+    SystemEntropy.fill(&mut secret);
     let mut needles = Needles::default();
     needles.add_encoded("the secret", &secret);
     let forms = [

@@ -89,7 +89,7 @@ impl World {
         let folder = Folder::new()?;
         let (writer_port, admin_port) = (free_port()?, free_port()?);
         let (local_port, application_port) = (free_port()?, free_port()?);
-        let kek: [u8; 32] = SystemEntropy.array();
+        let kek: [u8; 32] = random();
         let digits: String = kek.iter().map(|byte| format!("{byte:02x}")).collect();
         std::fs::write(folder.join("kek"), format!("test = {digits}\n"))?;
         let path = |name: &str| folder.join(name).display().to_string();
@@ -148,7 +148,7 @@ impl World {
             pusher,
             application,
             running: Running::default(),
-            cluster_id: SystemEntropy.array(),
+            cluster_id: random(),
         })
     }
 
@@ -241,7 +241,8 @@ impl World {
 
     /// Where the application is in a stream, by its own table.
     pub(crate) fn position(&self, stream: &str) -> anyhow::Result<Option<u64>> {
-        let database = Connection::open_with_flags(self.database(), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let database =
+            Connection::open_with_flags(self.database(), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let query = "SELECT offset FROM positions WHERE stream = ?1";
         Ok(database.query_row(query, [stream], |row| row.get(0)).optional()?)
     }
@@ -252,7 +253,8 @@ impl World {
             Connection::open_with_flags(self.database(), OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let transaction = database.transaction()?;
         let rows = {
-            let mut query = transaction.prepare("SELECT offset, body FROM orders ORDER BY offset")?;
+            let mut query =
+                transaction.prepare("SELECT offset, body FROM orders ORDER BY offset")?;
             let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             rows.collect::<Result<_, _>>()?
         };
@@ -264,4 +266,10 @@ impl World {
 
 fn open(port: u16) -> anyhow::Result<Channel> {
     Ok(channel(Arc::new(TcpConnect), &format!("127.0.0.1:{port}"))?)
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    SystemEntropy.fill(&mut bytes);
+    bytes
 }
