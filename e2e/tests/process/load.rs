@@ -230,7 +230,7 @@ impl Appender {
         match self.kind {
             Kind::Plain => Ok(()),
             Kind::Producer { sessions_per_epoch } => {
-                if self.producer.is_none() || self.sessions % sessions_per_epoch == 0 {
+                if self.producer.is_none() || self.sessions.is_multiple_of(sessions_per_epoch) {
                     self.init_producer(client).await?;
                 }
                 Ok(())
@@ -397,24 +397,25 @@ impl Appender {
             Effect::Unknown => recorder.unknown(&self.name, attempt.op, reason.clone()),
             Effect::Unspecified => anyhow::bail!(Wrong(format!("no effect is told: {reason}"))),
         }
-        match refusal.reason() {
-            // Of a conditional append: somebody else was faster, or its own first attempt was.
-            Reason::WrongOffset if self.kind == Kind::Conditional => {
-                let told = matches!(refusal.detail, Some(Detail::NextOffset(_)));
-                ensure!(told, Wrong(format!("no next offset is told: {reason}")));
-                self.items.clear();
-                Ok(Next::Break)
-            }
-            // Behind an attempt that was refused or lost.
-            Reason::SessionBroken
-            | Reason::Dropped
-            | Reason::Unavailable
-            | Reason::NotLeader
-            | Reason::ResourceExhausted
-            | Reason::WalFull => Ok(Next::Break),
-            Reason::OutOfOrder if self.is_producer() => Ok(Next::Break),
-            _ => anyhow::bail!(Wrong(format!("an append was refused: {reason}"))),
+        // Of a conditional append: somebody else was faster, or its own first attempt was.
+        if self.kind == Kind::Conditional && refusal.reason() == Reason::WrongOffset {
+            let told = matches!(refusal.detail, Some(Detail::NextOffset(_)));
+            ensure!(told, Wrong(format!("no next offset is told: {reason}")));
+            self.items.clear();
+            return Ok(Next::Break);
         }
+        // Behind an attempt that was refused or lost, or while the Writer comes and goes.
+        let may_be = matches!(
+            refusal.reason(),
+            Reason::SessionBroken
+                | Reason::Dropped
+                | Reason::Unavailable
+                | Reason::NotLeader
+                | Reason::ResourceExhausted
+                | Reason::WalFull
+        ) || self.is_producer() && refusal.reason() == Reason::OutOfOrder;
+        ensure!(may_be, Wrong(format!("an append was refused: {reason}")));
+        Ok(Next::Break)
     }
 }
 
