@@ -32,7 +32,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::history::{Fault, Line, Phase};
+use crate::history::{Event, Fault, Line, Phase};
 
 pub use operations::Malformed;
 use operations::{FinalLogs, Operations};
@@ -152,8 +152,9 @@ impl Report {
     ///
     /// # Errors
     /// Something was violated or the run was too quiet; the report says what.
-    pub fn verdict(self) -> Result<Self, Self> {
-        if self.violated.is_empty() && self.too_quiet.is_empty() { Ok(self) } else { Err(self) }
+    pub fn verdict(self) -> Result<Self, Box<Self>> {
+        let passes = self.violated.is_empty() && self.too_quiet.is_empty();
+        if passes { Ok(self) } else { Err(Box::new(self)) }
     }
 
     fn violate(&mut self, rule: Rule, stream: &str, detail: impl Into<String>) {
@@ -233,11 +234,11 @@ fn count_faults(lines: &[Line], report: &mut Report) {
     // By id, so that a fault that is confirmed twice counts once.
     let confirmed: BTreeSet<(Fault, u64)> = lines
         .iter()
-        .filter_map(|line| match line.event {
-            crate::history::Event::Fault { id, fault, phase: Phase::Confirmed } => {
-                Some((fault, id))
-            }
-            _ => None,
+        .filter_map(|line| {
+            let Event::Fault { id, fault, phase: Phase::Confirmed } = line.event else {
+                return None;
+            };
+            Some((fault, id))
         })
         .collect();
     for (fault, _) in confirmed {

@@ -155,6 +155,7 @@ pub struct Piece {
 /// What is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::enum_variant_names, reason = "other faults than kills will follow")]
 pub enum Fault {
     /// kill -9 of the Writer.
     KillWriter,

@@ -273,14 +273,11 @@ impl Process {
 ///
 /// # Errors
 /// It was not within the time, or asking failed.
-pub async fn wait_until<F>(
+pub async fn wait_until(
     what: &str,
     within: Duration,
-    mut condition: impl FnMut() -> F,
-) -> anyhow::Result<()>
-where
-    F: Future<Output = anyhow::Result<bool>>,
-{
+    mut condition: impl AsyncFnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
     const PERIOD: Duration = Duration::from_millis(20);
     let asking = async {
         let mut ticks = tokio::time::interval(PERIOD);

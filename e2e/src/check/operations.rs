@@ -58,11 +58,11 @@ impl<'h> Append<'h> {
     pub(super) fn acknowledgements(
         &self,
     ) -> impl Iterator<Item = (&Operation<'h>, Option<u64>, Option<u64>, bool)> {
-        self.attempts.iter().filter_map(|attempt| match attempt.end {
-            End::Ok(Outcome::Appended { first, next, duplicate }) => {
-                Some((attempt, *first, *next, *duplicate))
-            }
-            _ => None,
+        self.attempts.iter().filter_map(|attempt| {
+            let End::Ok(Outcome::Appended { first, next, duplicate }) = attempt.end else {
+                return None;
+            };
+            Some((attempt, *first, *next, *duplicate))
         })
     }
 

@@ -42,10 +42,8 @@ pub(super) fn check(operations: &Operations<'_>, logs: &FinalLogs<'_>, report: &
 }
 
 fn producer_of(operation: &Operation<'_>) -> Option<Producer> {
-    match operation.call {
-        Call::Append { producer, .. } => *producer,
-        _ => None,
-    }
+    let Call::Append { producer, .. } = operation.call else { return None };
+    *producer
 }
 
 /// A retry returns the offsets of the first try.

@@ -37,7 +37,7 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Connection> {
 /// Where the application is in this stream, if it ever was.
 ///
 /// # Errors
-/// As SQLite says.
+/// As the database says.
 pub(crate) fn position(database: &Connection, stream: &str) -> rusqlite::Result<Option<Position>> {
     let query = "SELECT stream_id, epoch, offset FROM positions WHERE stream = ?1";
     let position = |row: &rusqlite::Row<'_>| {
@@ -49,7 +49,7 @@ pub(crate) fn position(database: &Connection, stream: &str) -> rusqlite::Result<
 /// Writes the body of each order on a line of its own, in the order of the offsets.
 ///
 /// # Errors
-/// As SQLite or the writer says.
+/// As the database or `out` says.
 pub(crate) fn print(database: &Connection, out: &mut impl Write) -> anyhow::Result<()> {
     let mut orders = database.prepare("SELECT body FROM orders ORDER BY offset")?;
     let mut rows = orders.query([])?;

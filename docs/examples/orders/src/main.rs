@@ -1,4 +1,4 @@
-//! A sample application: a SQLite table that follows a stream, each record exactly once.
+//! A sample application: a `SQLite` table that follows a stream, each record exactly once.
 //!
 //! The way of a push: the pusher calls [`service`], which hands the request to [`consumer::push`].
 //! That function is all that an application needs; `docs/push-protocol.md` prints and explains it.

@@ -16,7 +16,7 @@ fn run(records: u64, chunks: u64, faults: &[Fault]) -> Story {
     story.append(&log, 0).complete(&log).done("judge", call, Outcome::Chunks { count: chunks })
 }
 
-fn verdict(story: &Story) -> Result<Report, Report> {
+fn verdict(story: &Story) -> Result<Report, Box<Report>> {
     check(&story.lines, Least::default()).unwrap().verdict()
 }
 
