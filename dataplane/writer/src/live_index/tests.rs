@@ -103,13 +103,17 @@ fn what_is_shipped_or_deleted_is_forgotten() {
     assert_eq!(live.oldest_index(), Some(1));
     live.apply(&applied(302, vec![], sealed(600)));
     let mut memory = live.memory_bytes();
-    for (next, left) in [(2, 299), (254, 173), (256, 172), (258, 171), (598, 1)] {
+    // Blocks of 128 batches, so of 256 records, go as soon as nothing in them is live.
+    for (next, left, blocks) in
+        [(2, 299, 3), (254, 173, 3), (256, 172, 2), (258, 171, 2), (512, 44, 1), (598, 1, 1)]
+    {
         live.apply(&applied(303, vec![], shipped(next)));
         assert_eq!(live.live_from(id(1)), Some(Offset::new(next)));
         assert_eq!(live.batch_at(id(1), Offset::new(next - 1)), None);
         assert_eq!(live.batches(id(1), Offset::START).count(), left);
         assert_eq!(live.live_bytes(id(1)), left as u64 * 20);
         assert_eq!(live.len_bytes(), left as u64 * 20 + 7);
+        assert_eq!(live.streams[&id(1)].blocks.len(), blocks);
         assert!(live.memory_bytes() <= memory);
         memory = live.memory_bytes();
     }
