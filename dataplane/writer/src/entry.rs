@@ -22,14 +22,18 @@
 //! The frame around a payload has the checksum; here is none.
 
 mod builder;
+mod peek;
 
 pub use builder::{BatchBuilder, Full};
+pub use peek::{Kind, stamp_of};
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use pyramid_protocol::limits::ID_MAX;
 use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::{Offset, StreamId};
+
+pub use crate::wal::LogId;
 
 /// The version that this program writes, and the only one it reads.
 pub const VERSION: u16 = 1;
@@ -54,15 +58,6 @@ const KIND_MEMBERSHIP: u16 = 4;
 
 /// Stands for "no expectation" in an op. No stream ever ends there.
 const NO_OFFSET: u64 = u64::MAX;
-
-/// Names an entry of the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LogId {
-    /// The term of the leader that proposed it.
-    pub term: u64,
-    /// Its place. openraft's own first entry is (0, 0).
-    pub index: u64,
-}
 
 /// What the appender gives each of its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
