@@ -211,10 +211,10 @@ async fn a_listing_of_several_pages_misses_and_repeats_nothing() {
 async fn a_location_names_the_object_and_its_range() {
     let (stores, root) = stores().await;
     let root = root.path().canonicalize().unwrap();
-    for (store, expected) in stores.iter().zip([
-        format!("file://{}/a/b#range=3..9", root.display()),
-        "mem:a/b#range=3..9".to_owned(),
-    ]) {
+    for (store, expected) in stores
+        .iter()
+        .zip([format!("file://{}/a/b#range=3..9", root.display()), "mem:a/b#range=3..9".to_owned()])
+    {
         assert_eq!(store.locate(&key("a/b"), 3..9, Duration::from_secs(1)).await, Ok(expected));
     }
 }

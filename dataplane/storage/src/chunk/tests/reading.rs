@@ -215,5 +215,6 @@ async fn under_random_faults_a_reader_returns_what_was_stored_or_an_error() {
         }
     }
     assert!(whole > 0 && failed > 0, "{whole} whole, {failed} failed: too quiet");
-    assert!(stored.store.faults_met() > 60);
+    let met = stored.store.faults_met();
+    assert!(met > failed, "{met} faults for {failed} failures: delays were met too");
 }
