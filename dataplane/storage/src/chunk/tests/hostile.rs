@@ -178,15 +178,16 @@ fn rows_that_do_not_fit_their_frame_are_refused() {
             header.base_offset = Offset::new(frame.first_offset);
             header.first_time_ms = frame.first_time_ms;
         };
-        assert_eq!(open(&[frame.clone()], agree), Err(()), "{frame:?}");
-        assert_eq!(open(&[frame.clone()], unchanged), Err(()), "{frame:?}");
+        assert_eq!(open(std::slice::from_ref(&frame), agree), Err(()), "{frame:?}");
+        assert_eq!(open(std::slice::from_ref(&frame), unchanged), Err(()), "{frame:?}");
     }
 }
 
 #[test]
 fn headers_that_do_not_fit_their_table_are_refused() {
     let frame_len_max = u64::try_from(content::FRAME_LEN_MAX).unwrap();
-    let changes: [(&str, fn(&mut Header)); 13] = [
+    type Change = fn(&mut Header);
+    let changes: [(&str, Change); 13] = [
         ("batches", |header| header.batch_count += 1),
         ("no batches", |header| header.batch_count = 0),
         ("all frames there can be", |header| header.frame_count = u32::MAX),
