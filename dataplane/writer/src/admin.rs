@@ -160,7 +160,7 @@ impl Admin for AdminService {
     ) -> Result<Response<pb::ListConfigResponse>, Status> {
         let pb::ListConfigRequest { after, limit } = request.into_inner();
         let member = self.member.borrow().clone();
-        let Some(member) = member else { return Ok(Response::default()) };
+        let Some(member) = member else { return Ok(Response::new(pb::ListConfigResponse::default())) };
         let limit = match usize::try_from(limit) {
             Ok(0) | Err(_) => LIST_LEN_MAX,
             Ok(limit) => limit.min(LIST_LEN_MAX),
@@ -187,7 +187,7 @@ fn info(member: &Member) -> pb::GetInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             feature_level: state.feature_level(),
             wal_bytes: usage.used_bytes,
-            wal_bytes_max: usage.bytes_max,
+            wal_bytes_max: usage.max_bytes,
             epoch: state.epoch(),
             log_time_ms: state.time_ms(),
             open_seals: u64::try_from(state.open_seal_count()).unwrap_or(u64::MAX),

@@ -22,7 +22,7 @@ pub enum Error {
         /// Which entry.
         index: u64,
         /// What the disk said.
-        source: io::Error,
+        source: wal::ReadError,
     },
     /// The entry is not what the index says: the index or the log is broken.
     #[error("log index {index} does not hold the batch at offset {offset}")]
@@ -87,10 +87,23 @@ fn places(
 }
 
 async fn payload(wal: &Wal, index: u64) -> Result<Bytes, Error> {
-    match wal.entry(index).await {
-        Ok(entry) => Ok(entry.payload),
+    let read = match wal.cached(index) {
+        Some(entry) => Ok(vec![entry]),
+        None => {
+            let wal = wal.clone();
+            let read = move || wal.entries(index..index + 1, None);
+            // A blocking task is lost only when the process ends.
+            let stopped = |error| wal::ReadError::Io {
+                path: "wal".to_owned(),
+                source: io::Error::other(error),
+            };
+            tokio::task::spawn_blocking(read).await.map_err(stopped).flatten()
+        }
+    };
+    match read {
+        Ok(mut entries) => entries.pop().map(|entry| entry.payload).ok_or(Error::Moved),
         Err(wal::ReadError::Moved { .. }) => Err(Error::Moved),
-        Err(wal::ReadError::Io(source)) => Err(Error::Log { index, source }),
+        Err(source) => Err(Error::Log { index, source }),
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyramid_protocol::Entropy;
 use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::pb::v1::Refusal;
+use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
 use crate::appender::AppenderHandle;
@@ -41,6 +42,8 @@ pub struct Member {
     pub attachments: Attachments,
     /// Ids and keys.
     pub entropy: Arc<dyn Entropy>,
+    /// Long calls end then.
+    pub shutdown: CancellationToken,
 }
 
 impl Member {

@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
 /// The thread. It ends with [`RaftThread::stop`], or when dropped.
-pub struct RaftThread {
+pub(crate) struct RaftThread {
     runtime: Handle,
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
@@ -20,7 +20,7 @@ impl RaftThread {
     /// # Errors
     ///
     /// The operating system gives no thread.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let stop = CancellationToken::new();
@@ -32,7 +32,7 @@ impl RaftThread {
     }
 
     /// Starts a task there.
-    pub fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>
+    pub(crate) fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -45,7 +45,7 @@ impl RaftThread {
     /// # Panics
     ///
     /// If the task panics.
-    pub async fn run<F>(&self, task: F) -> F::Output
+    pub(crate) async fn run<F>(&self, task: F) -> F::Output
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
@@ -54,7 +54,7 @@ impl RaftThread {
     }
 
     /// Ends the thread, with all tasks that are still there.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()

@@ -125,7 +125,12 @@ impl Error {
                 data_dir::Error::Foreign { .. } => 76,
                 data_dir::Error::Unsupported { .. } => 78,
             },
-            Self::OpenLog(error) => error.exit_code(),
+            Self::OpenLog(error) => match error {
+                wal::OpenError::Io { .. } => 74,
+                wal::OpenError::Quarantined { .. } => 75,
+                wal::OpenError::Foreign { .. } => 76,
+                wal::OpenError::Unsupported { .. } => 78,
+            },
             Self::Log(_) => 74,
             Self::Raft(_) | Self::Serve { .. } => 70,
         }
@@ -268,13 +273,19 @@ pub async fn run(
 
 fn wal_config(config: &Config) -> wal::Config {
     let bytes_max = config.wal_bytes_max.unwrap_or_else(|| {
-        let volume = crate::disk::volume_bytes(&config.data_dir).unwrap_or(wal::WAL_BYTES_MAX);
-        (volume / 10 * 6).min(wal::WAL_BYTES_MAX)
+        let volume = volume_bytes(&config.data_dir);
+        volume.map_or(wal::WAL_BYTES_MAX, |bytes| (bytes / 10 * 6).min(wal::WAL_BYTES_MAX))
     });
     wal::Config {
         segment_bytes: config.segment_bytes,
         ..wal::Config::new(bytes_max, config.cache_bytes_max)
     }
+}
+
+/// Size of the volume that holds a directory. Unit: bytes.
+fn volume_bytes(directory: &std::path::Path) -> Option<u64> {
+    let volume = nix::sys::statvfs::statvfs(directory).ok()?;
+    volume.blocks().checked_mul(volume.fragment_size())
 }
 
 fn found_here(

@@ -175,7 +175,7 @@ impl Shipper {
 
     /// Whether something was sealed, so that there may be more.
     async fn seal_due(&self, now_ms: u64) -> bool {
-        let pressure = self.wal.usage().is_pressed();
+        let pressure = self.wal.usage().is_under_pressure();
         let due: BTreeMap<StreamId, Offset> = self.handle.view.read(|state, live| {
             live.all_unsealed()
                 .filter_map(|(id, unsealed)| {

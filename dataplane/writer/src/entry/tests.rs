@@ -316,6 +316,8 @@ proptest! {
         if let Ok(entry) = Entry::decode(&payload) {
             prop_assert_eq!(entry.encode(), payload.clone());
         }
-        let _: Result<StoredAppend, Error> = stored_append(&payload, 0);
+        if let Ok(stored) = stored_append(&payload, 0) {
+            prop_assert!(stored.records.len() <= payload.len());
+        }
     }
 }

@@ -12,7 +12,9 @@ use pyramid_protocol::pb::stored::v1::{self as stored, OpenSeal};
 use pyramid_protocol::{Batch, Entropy, Offset, StreamId};
 use pyramid_storage::chunk::{self, Identity, SealedChunk};
 use pyramid_storage::object_store::{self, Condition};
-use pyramid_storage::{StreamKey, cluster_file, key_object};
+use pyramid_storage::cluster_file::{self, ClusterFile};
+use pyramid_storage::key_object::KeyObject;
+use pyramid_storage::StreamKey;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::sleep;
 
@@ -122,28 +124,35 @@ impl Uploader {
 
     /// The first object below this cluster's prefix; another one's is never overwritten.
     async fn found(&self) -> Result<(), Error> {
-        cluster_file::found(&*self.chunks.store, &self.chunks.names, &*self.entropy)
-            .await
-            .map_err(Error::ClusterFile)
+        let (store, names) = (&*self.chunks.store, &self.chunks.names);
+        let mut incarnation = [0; 16];
+        self.entropy.fill(&mut incarnation);
+        let epoch = self.view.read(|state, _| state.epoch());
+        let file = ClusterFile { cluster_id: names.cluster_id(), epoch, incarnation };
+        match cluster_file::create(store, names, &file).await {
+            Ok(_) => Ok(()),
+            // It was there, or is our own of an attempt whose answer was lost.
+            Err(cluster_file::Error::Store(object_store::Error::ConditionFailed { .. })) => {
+                cluster_file::read(store, names).await.map(|_| ()).map_err(Error::ClusterFile)
+            }
+            Err(error) => Err(Error::ClusterFile(error)),
+        }
     }
 
     async fn store_key(&self, stream: &Stream, key: &StreamKey) -> Result<(), Error> {
-        let sealed = key_object::seal(
-            &self.chunks.names,
-            &self.chunks.keks,
-            stream.id,
-            stream.name.as_str(),
-            key,
-            stream.settings,
-            &*self.entropy,
-        );
-        let bytes = sealed.bytes().clone();
-        let put = self.chunks.store.put(sealed.key(), bytes, Condition::Absent).await;
+        let Chunks { store, names, keks } = &self.chunks;
+        let object = KeyObject {
+            stream_id: stream.id,
+            name: stream.name.to_string(),
+            key: key.clone(),
+            settings: Some(stream.settings),
+        };
+        let bytes = object.seal(names.cluster_id(), keks, &*self.entropy);
+        let r = self.entropy.u64();
+        let put = store.put(&names.key_object(stream.id, r), bytes, Condition::Absent).await;
         put.map_err(Error::Store)?;
-        let command = Command::StreamKeyStored(stored::StreamKeyStored {
-            stream_id: stream.id.get(),
-            r: sealed.r(),
-        });
+        let command =
+            Command::StreamKeyStored(stored::StreamKeyStored { stream_id: stream.id.get(), r });
         match self.command(command).await? {
             // Deleted meanwhile: the next look finds nothing.
             ControlOutcome::KeyStored { .. } | ControlOutcome::Refused(ControlRefused::NotFound) => {

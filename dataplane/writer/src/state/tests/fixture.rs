@@ -78,10 +78,9 @@ impl Log {
 
     /// Appends, and gives the offset of the first record.
     pub(crate) fn appended(&mut self, op: Op) -> u64 {
-        match self.append(op) {
-            Outcome::Appended(appended) => appended.first.get(),
-            other => panic!("not appended: {other:?}"),
-        }
+        let outcome = self.append(op);
+        let Outcome::Appended(appended) = outcome else { panic!("not appended: {outcome:?}") };
+        appended.first.get()
     }
 
     pub(crate) fn control(&mut self, command: Command) -> Applied {
@@ -95,10 +94,11 @@ impl Log {
 
     /// Makes a producer of `orders`.
     pub(crate) fn producer(&mut self, name: &str, new_id: u64) -> ProducerReady {
-        match self.command(init_producer(ORDERS, name, new_id, None)) {
-            ControlOutcome::ProducerReady(ready) => ready,
-            other => panic!("no producer: {other:?}"),
-        }
+        let outcome = self.command(init_producer(ORDERS, name, new_id, None));
+        let ControlOutcome::ProducerReady(ready) = outcome else {
+            panic!("no producer: {outcome:?}");
+        };
+        ready
     }
 
     /// Applies a command that is refused, and checks that it did no more than any entry does.
@@ -107,10 +107,10 @@ impl Log {
         let applied = self.control(command);
         assert_eq!(*self, nothing, "the refusal changed something");
         assert_eq!(applied.change, None);
-        match applied.control {
-            Some(ControlOutcome::Refused(refused)) => refused,
-            other => panic!("not refused: {other:?}"),
-        }
+        let Some(ControlOutcome::Refused(refused)) = applied.control else {
+            panic!("not refused: {:?}", applied.control);
+        };
+        refused
     }
 
     /// Applies an append that is not written, and checks that it did no more than any entry does.

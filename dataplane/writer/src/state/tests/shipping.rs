@@ -6,10 +6,8 @@ use super::fixture::*;
 use crate::state::{Change, ControlOutcome, ControlRefused};
 
 fn intent(outcome: &ControlOutcome) -> u64 {
-    match outcome {
-        ControlOutcome::Sealed { intent } => *intent,
-        other => panic!("not sealed: {other:?}"),
-    }
+    let ControlOutcome::Sealed { intent } = outcome else { panic!("not sealed: {outcome:?}") };
+    *intent
 }
 
 /// 5 records in batches of one, sealed as [0, 2) and [2, 4); the key is stored.

@@ -1,0 +1,1 @@
+//! Reading chunks through URLs and from the store.
