@@ -86,7 +86,7 @@ impl Model {
     }
 
     fn begin_append(&mut self, client: usize) -> What {
-        let producer = client % 2 == 0;
+        let producer = client.is_multiple_of(2);
         if let Some((records, place)) = self.retries[client].take() {
             let place = match place {
                 Place::Written(first) | Place::Duplicate(first) => Place::Duplicate(first),
@@ -264,11 +264,11 @@ fn an_acknowledgement_that_was_a_refusal_is_found() {
             lines.iter().filter(same).count() == 1
         };
         let lines = model.story.lines.clone();
-        let acknowledged = model.story.lines.iter_mut().find_map(|line| match line.event {
-            Event::Ok { op, result: Outcome::Appended { .. } } if once(op, &lines) => {
-                Some((op, &mut line.event))
-            }
-            _ => None,
+        let acknowledged = model.story.lines.iter_mut().find_map(|line| {
+            let Event::Ok { op, result: Outcome::Appended { .. } } = line.event else {
+                return None;
+            };
+            once(op, &lines).then_some((op, &mut line.event))
         });
         let Some((op, event)) = acknowledged else { continue };
         *event = Event::Fail { op, reason: "a lie".into() };
