@@ -130,10 +130,10 @@ impl World {
         let pusher = |name, subscription: &str, application_port: u16, local_port| {
             let arguments = [
                 ("--writer", loopback(writer_port)),
-                ("--subscription", subscription.to_owned()),
+                ("--subscriptions", subscription.to_owned()),
                 ("--app-port", application_port.to_string()),
-                ("--local-listen", loopback(local_port)),
-                ("--chunk-dir", path("store")),
+                ("--local", loopback(local_port)),
+                ("--chunk-directory", path("store")),
             ];
             recipe(name, pusher_program.clone(), &arguments, "ready ")
         };
