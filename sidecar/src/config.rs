@@ -13,6 +13,7 @@ const SUBSCRIPTIONS_MAX: usize = 64;
 
 /// Flags of `pyramid-pusher`.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Replicas of the Writer, as host:port; several are separated by commas.
     #[arg(long, env = "PYRAMID_WRITER", value_delimiter = ',', required = true)]
