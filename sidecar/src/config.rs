@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use pyramid_protocol::limits::NAME_BYTES_MAX;
 
-/// Pushes that may be on their way at once, unless said otherwise.
-const PUSHES_MAX: usize = 64;
+/// Pushes to one application that may be on their way at once, unless said otherwise.
+const PUSHES_MAX: usize = 32;
 /// Most subscriptions of one pod.
 const SUBSCRIPTIONS_MAX: usize = 64;
 
@@ -44,7 +44,7 @@ pub struct Args {
           value_parser = clap::value_parser!(u32).range(1..))]
     push_timeout_ms: u32,
 
-    /// Pushes of different streams that may be on their way at once.
+    /// Pushes of different streams to one application that may be on their way at once.
     #[arg(long, env = "PYRAMID_PUSHES_MAX", default_value_t = PUSHES_MAX)]
     pushes_max: usize,
 }
@@ -62,7 +62,7 @@ pub struct Config {
     pub local: Option<SocketAddr>,
     /// `file:` locations are opened only below this directory.
     pub chunk_directory: Option<PathBuf>,
-    /// Pushes that may be on their way at once. At least 1.
+    /// Pushes to one application that may be on their way at once. At least 1.
     pub pushes_max: usize,
     /// Waits.
     pub timing: Timing,

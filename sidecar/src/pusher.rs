@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::application::Application;
 use crate::attachment::Attachment;
 use crate::config::{Config, Subscription, Timing};
+use crate::in_flight::{IN_FLIGHT_BYTES_MAX, InFlight};
 use crate::local;
 use crate::source::Reading;
 use crate::status::{Board, Place};
@@ -27,7 +28,9 @@ use crate::stream_worker::{Settings, Shared, StreamWorker};
 
 /// Of the bytes that a pusher may hold, those that are still in the windows of connections and in
 /// the few frames that are opened ahead of a reader.
-const UNCOUNTED_BYTES: usize = 24 << 20;
+const UNCOUNTED_BYTES: usize = 16 << 20;
+/// What all streams together read ahead.
+const READ_AHEAD_BYTES: usize = PUSHER_BYTES_MAX - UNCOUNTED_BYTES - IN_FLIGHT_BYTES_MAX;
 
 /// What a pusher runs on; another one in a simulation.
 #[derive(Clone)]
@@ -154,8 +157,7 @@ pub async fn run_with(
     })
     .map_err(Error::Writer)?;
     let board = Board::new(subscriptions.len());
-    let budget =
-        u32::try_from(PUSHER_BYTES_MAX.saturating_sub(UNCOUNTED_BYTES)).unwrap_or(u32::MAX);
+    let budget = u32::try_from(READ_AHEAD_BYTES).unwrap_or(u32::MAX);
     let reading = Reading {
         client: client.clone(),
         fetcher: Some(environment.fetcher),
@@ -165,6 +167,7 @@ pub async fn run_with(
         reading,
         board: board.clone(),
         turns: Arc::new(Semaphore::new(pushes_max)),
+        in_flight: InFlight::default(),
         timing,
     };
     let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
@@ -183,7 +186,10 @@ pub async fn run_with(
             pod: pod.clone(),
             assignment,
         };
-        let workers = Workers::new(shared.clone(), subscription, application);
+        // Turns of its own: an application that hangs takes none from another one.
+        let turns = Arc::new(Semaphore::new(pushes_max));
+        let shared = Shared { turns, ..shared.clone() };
+        let workers = Workers::new(shared, subscription, application);
         let stop = stop.clone();
         tasks.spawn(async move {
             let ((), worked) =

@@ -5,15 +5,17 @@ mod reading;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pyramid_protocol::pb::v1::{self as pb, PushState, StartFrom};
 use pyramid_protocol::{Offset, Position};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::application::Application;
+use crate::application::{self, Application};
 use crate::backoff::Waits;
 use crate::config::Timing;
+use crate::in_flight::InFlight;
 use crate::negotiation::{Halt, Pushed, Step, next_step};
 use crate::source::{Load, Reading, Source};
 use crate::status::{Board, Place};
@@ -34,13 +36,14 @@ pub(crate) struct Settings {
     pub(crate) push_timeout: Duration,
 }
 
-/// What all workers of a pusher share.
+/// What the workers of a subscription share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) reading: Reading,
     pub(crate) board: Board,
-    /// Pushes that may be on their way at once.
+    /// Pushes to one application that may be on their way at once.
     pub(crate) turns: Arc<Semaphore>,
+    pub(crate) in_flight: InFlight,
     pub(crate) timing: Timing,
 }
 
@@ -171,7 +174,7 @@ impl StreamWorker {
             return self.wait_for_records().await;
         }
         source.fill_at_once();
-        let load = source.load();
+        let load = source.load(self.shared.in_flight.push_bytes_max());
         self.push(Some(stored), load).await.map(drop)
     }
 
@@ -230,6 +233,7 @@ impl StreamWorker {
             });
         }
         let pushed = Pushed { base, next: load.next, records: load.records };
+        let _sent = self.shared.in_flight.send(load.batches.iter().map(Bytes::len).sum());
         let request = self.request(base, load);
         let deadline = self.settings.borrow().push_timeout;
         // Losses from here on are new ones.
@@ -260,7 +264,13 @@ impl StreamWorker {
                     self.failed(nonsense.to_string()).await
                 }
             },
-            Err(error) => self.failed(error.to_string()).await,
+            Err(error) => {
+                if matches!(error, application::Error::Slow { .. }) {
+                    // It may take long; others can use the memory meanwhile.
+                    self.source = None;
+                }
+                self.failed(error.to_string()).await
+            }
         }
     }
 

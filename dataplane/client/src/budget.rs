@@ -31,6 +31,12 @@ impl ByteBudget {
         Held(permit.expect("the budget's semaphore is never closed"))
     }
 
+    /// There is plenty.
+    #[must_use]
+    pub fn is_half_free(&self) -> bool {
+        self.free() >= usize::try_from(self.max / 2).unwrap_or(usize::MAX)
+    }
+
     /// Unit: bytes.
     #[must_use]
     pub fn free(&self) -> usize {
