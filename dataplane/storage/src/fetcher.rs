@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    io::{self, ErrorKind, SeekFrom},
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
@@ -101,10 +102,14 @@ fn within_url(url: &str, range: Range<u64>) -> Option<Range<u64>> {
 async fn open_file(directory: &Path, name: &str, range: Range<u64>) -> Result<Body, Error> {
     let outside = || refused(name, "it is not below the directory in this reader's settings");
     let path = file_url::path(name).ok_or_else(outside)?;
-    let failed = |source: &std::io::Error| match source.kind() {
-        std::io::ErrorKind::NotFound => Error::NotFound { key: name.to_owned() },
-        std::io::ErrorKind::PermissionDenied => refused(name, "this process may not read it"),
-        _ => unavailable(name, source),
+    let failed = |source: &io::Error| {
+        if source.kind() == ErrorKind::NotFound {
+            Error::NotFound { key: name.to_owned() }
+        } else if source.kind() == ErrorKind::PermissionDenied {
+            refused(name, "this process may not read it")
+        } else {
+            unavailable(name, source)
+        }
     };
     // The directory itself may be a symbolic link, and one below it may lead out of it, so both
     // are compared as what they really are.
@@ -126,12 +131,12 @@ async fn open_file(directory: &Path, name: &str, range: Range<u64>) -> Result<Bo
         return Err(refused(name, "it is not a file"));
     }
     let mut file = File::open(&real).await.map_err(|source| failed(&source))?;
-    file.seek(std::io::SeekFrom::Start(range.start)).await.map_err(|source| failed(&source))?;
+    file.seek(SeekFrom::Start(range.start)).await.map_err(|source| failed(&source))?;
     let left = range.end.saturating_sub(range.start);
     Ok(Body(Kind::File { file, left, name: name.to_owned() }))
 }
 
-fn unavailable(name: &str, source: &std::io::Error) -> Error {
+fn unavailable(name: &str, source: &io::Error) -> Error {
     Error::Unavailable { action: ACTION, key: name.to_owned(), reason: source.to_string() }
 }
 

@@ -47,7 +47,7 @@ pub(crate) const TAG_LEN: usize = 32;
 const IV_LEN: usize = 16;
 
 /// Block of the cipher. Padding fills the last one up, and adds one if it is full.
-const BLOCK_LEN: u64 = 16;
+const BLOCK_LEN: usize = 16;
 
 /// Flag of a row: the frame is stored as it was, because it would not shrink.
 const NOT_COMPRESSED: u32 = 1;
@@ -76,6 +76,16 @@ pub(crate) struct Plain {
     pub(crate) first_time_ms: u64,
     pub(crate) batch_count: u32,
     pub(crate) bytes: Vec<u8>,
+}
+
+/// Where a frame belongs. It opens nowhere else.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// Counted from 0.
+    pub(crate) number: u32,
+    /// Which object.
+    pub(crate) context: &'a [u8],
+    pub(crate) keys: &'a FrameKeys,
 }
 
 impl Row {
@@ -129,7 +139,8 @@ impl Row {
 
     /// Length of the ciphertext. Unit: bytes.
     pub(crate) fn cipher_len(&self) -> u64 {
-        (u64::from(self.packed_len) / BLOCK_LEN + 1) * BLOCK_LEN
+        let block_len = BLOCK_LEN as u64;
+        (u64::from(self.packed_len) / block_len + 1) * block_len
     }
 }
 
@@ -140,9 +151,7 @@ impl Row {
 /// If the frame is above 4 GiB. Callers bound it far below.
 pub(crate) fn seal(
     plain: &Plain,
-    number: u32,
-    context: &[u8],
-    keys: &FrameKeys,
+    place: &Place<'_>,
     compressor: &mut Compressor,
     entropy: &dyn Entropy,
     object: &mut Vec<u8>,
@@ -152,7 +161,7 @@ pub(crate) fn seal(
     let packed_bytes = packed.unwrap_or(&plain.bytes);
     let mut iv = [0; IV_LEN];
     entropy.fill(&mut iv);
-    let mut row = Row {
+    let row = Row {
         first_offset: plain.first_offset,
         first_time_ms: plain.first_time_ms,
         batch_count: plain.batch_count,
@@ -162,34 +171,36 @@ pub(crate) fn seal(
         iv,
         tag: [0; TAG_LEN],
     };
+    seal_packed(row, packed_bytes, place, object)
+}
+
+/// Encrypts what is packed already and adds the tag to its row.
+fn seal_packed(mut row: Row, packed: &[u8], place: &Place<'_>, object: &mut Vec<u8>) -> Row {
     let start = object.len();
-    object.extend_from_slice(packed_bytes);
-    let packed_len = packed_bytes.len();
-    let cipher_len = usize::try_from(row.cipher_len()).expect("a frame is below 4 GiB");
-    object.resize(start + cipher_len, 0);
+    object.extend_from_slice(packed);
+    let padding = BLOCK_LEN - packed.len() % BLOCK_LEN;
+    object.resize(object.len() + padding, 0);
     let (_, ciphertext) = object.split_at_mut(start);
-    cbc::Encryptor::<Aes256>::new(keys.encryption().into(), &iv.into())
-        .encrypt_padded::<Pkcs7>(ciphertext, packed_len)
+    cbc::Encryptor::<Aes256>::new(place.keys.encryption().into(), &row.iv.into())
+        .encrypt_padded::<Pkcs7>(ciphertext, packed.len())
         .expect("there is room for the padding");
-    row.tag = tag(&row, number, context, keys, ciphertext).finalize().into_bytes().into();
+    row.tag = tag(&row, place, ciphertext).finalize().into_bytes().into();
     row
 }
 
 /// Checks, decrypts and unpacks one frame.
 pub(crate) fn open(
     row: &Row,
-    number: u32,
-    context: &[u8],
-    keys: &FrameKeys,
+    place: &Place<'_>,
     ciphertext: &[u8],
     decompressor: &mut Decompressor,
 ) -> Result<Vec<u8>, Bad> {
     if u64::try_from(ciphertext.len()) != Ok(row.cipher_len()) {
         return Err(Bad);
     }
-    tag(row, number, context, keys, ciphertext).verify_slice(&row.tag).map_err(|_| Bad)?;
+    tag(row, place, ciphertext).verify_slice(&row.tag).map_err(|_| Bad)?;
     let mut packed = Zeroizing::new(ciphertext.to_vec());
-    let packed_len = cbc::Decryptor::<Aes256>::new(keys.encryption().into(), &row.iv.into())
+    let packed_len = cbc::Decryptor::<Aes256>::new(place.keys.encryption().into(), &row.iv.into())
         .decrypt_padded::<Pkcs7>(&mut packed)
         .map_err(|_| Bad)?
         .len();
@@ -204,19 +215,13 @@ pub(crate) fn open(
     }
 }
 
-fn tag(
-    row: &Row,
-    number: u32,
-    context: &[u8],
-    keys: &FrameKeys,
-    ciphertext: &[u8],
-) -> Hmac<Sha256> {
+fn tag(row: &Row, place: &Place<'_>, ciphertext: &[u8]) -> Hmac<Sha256> {
     let mut described = Vec::with_capacity(ROW_LEN);
     row.encode_without_tag_to(&mut described);
-    let mut mac = hmac(keys.mac());
+    let mut mac = hmac(place.keys.mac());
     mac.update(b"PYRF1");
-    mac.update(context);
-    mac.update(&number.to_le_bytes());
+    mac.update(place.context);
+    mac.update(&place.number.to_le_bytes());
     mac.update(&described);
     mac.update(ciphertext);
     mac
@@ -226,3 +231,8 @@ fn tag(
 pub(crate) fn hmac(key: &[u8; 32]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
 }
+
+#[cfg(test)]
+pub(crate) mod forge;
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     cluster_id::ClusterId,
-    frame::{self, Bad, Bounds, Compressor, Decompressor, Plain, Table},
+    frame::{self, Bad, Bounds, Compressor, Decompressor, Place, Plain, Table},
     keys::{ChunkKey, KEK_ID_BYTES_MAX, Keks, UnwrapError, WRAPPED_KEY_LEN},
 };
 
@@ -122,15 +122,8 @@ pub(crate) fn seal(
     let (mut rows, mut ciphertext, mut first_offset) = (Vec::new(), Vec::new(), 0);
     for (number, part) in (0..).zip(content.chunks(frame::TARGET_LEN)) {
         let mut plain = Plain { first_offset, bytes: part.to_vec(), ..Plain::default() };
-        rows.push(frame::seal(
-            &plain,
-            number,
-            &context,
-            &keys,
-            &mut compressor,
-            entropy,
-            &mut ciphertext,
-        ));
+        let place = Place { number, context: &context, keys: &keys };
+        rows.push(frame::seal(&plain, &place, &mut compressor, entropy, &mut ciphertext));
         zeroize::Zeroize::zeroize(&mut plain.bytes);
         first_offset += TARGET_LEN;
     }
@@ -190,7 +183,8 @@ pub(crate) fn open(
         if !is_next || row.first_time_ms != 0 || row.batch_count != 0 {
             return Err(OpenError::Damaged);
         }
-        let plain = frame::open(row, number, &context, &keys, ciphertext, &mut decompressor)?;
+        let place = Place { number, context: &context, keys: &keys };
+        let plain = frame::open(row, &place, ciphertext, &mut decompressor)?;
         content.extend_from_slice(&Zeroizing::new(plain));
     }
     Ok(content)

@@ -294,8 +294,7 @@ impl Appender {
     }
 
     fn next_number(&self, term: u64) -> u64 {
-        let (taken_term, taken_number) = self.view.read(|state, _| state.last_entry_taken());
-        if taken_term == term { taken_number + 1 } else { 1 }
+        self.view.read(|state, _| state.last_number(term)) + 1
     }
 
     async fn propose_queued(&mut self) {
@@ -443,8 +442,10 @@ impl Pending {
 }
 
 fn answer(to: oneshot::Sender<Answer>, result: Answer) {
-    // A session that ended does not wait any more; its append stands all the same.
-    drop(to.send(result));
+    if to.send(result).is_err() {
+        // The session ended and does not wait any more; its append stands all the same.
+        tracing::trace!("nobody waits for the answer to an append");
+    }
 }
 
 fn refuse(work: Work, why: Failure) {

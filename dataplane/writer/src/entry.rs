@@ -22,14 +22,18 @@
 //! The frame around a payload has the checksum; here is none.
 
 mod builder;
+mod peek;
 
 pub use builder::{BatchBuilder, Full};
+pub use peek::{Kind, stamp_of};
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use pyramid_protocol::limits::ID_MAX;
 use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::{Offset, StreamId};
+
+pub use crate::wal::LogId;
 
 /// The version that this program writes, and the only one it reads.
 pub const VERSION: u16 = 1;
@@ -54,15 +58,6 @@ const KIND_MEMBERSHIP: u16 = 4;
 
 /// Stands for "no expectation" in an op. No stream ever ends there.
 const NO_OFFSET: u64 = u64::MAX;
-
-/// Names an entry of the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LogId {
-    /// The term of the leader that proposed it.
-    pub term: u64,
-    /// Its place. openraft's own first entry is (0, 0).
-    pub index: u64,
-}
 
 /// What the appender gives each of its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -320,7 +315,7 @@ impl Entry {
             }
             KIND_CONTROL => {
                 let stamp = stamp(&mut rest)?;
-                let command: stored::Command = canonical("stored.v1.Command", rest)?;
+                let command: stored::Command = canonical("stored.v1.Command", &rest)?;
                 let command =
                     command.command.ok_or(Error::UnknownPart { what: "stored.v1.Command" })?;
                 if let stored::command::Command::SetFeatureLevel(set) = &command
@@ -336,7 +331,7 @@ impl Entry {
             }
             KIND_BLANK if rest.is_empty() => Ok(Self::Blank),
             KIND_BLANK => Err(malformed("blank entry with content")),
-            KIND_MEMBERSHIP => Ok(Self::Membership(canonical("stored.v1.Membership", rest)?)),
+            KIND_MEMBERSHIP => Ok(Self::Membership(canonical("stored.v1.Membership", &rest)?)),
             found => Err(Error::Unknown {
                 what: "kind",
                 found: found.into(),
@@ -454,9 +449,9 @@ fn stamp(rest: &mut Bytes) -> Result<Stamp, Error> {
 
 /// Reads a message and takes it only if writing it again gives the same bytes: prost skips what
 /// it does not know, and an entry must never be applied in part.
-fn canonical<M: Message + Default>(what: &'static str, bytes: Bytes) -> Result<M, Error> {
+fn canonical<M: Message + Default>(what: &'static str, bytes: &Bytes) -> Result<M, Error> {
     let message = M::decode(bytes.clone()).map_err(|_| malformed("not a protobuf message"))?;
-    if message.encode_to_vec() == bytes { Ok(message) } else { Err(Error::UnknownPart { what }) }
+    if message.encode_to_vec() == *bytes { Ok(message) } else { Err(Error::UnknownPart { what }) }
 }
 
 fn slice(data: &Bytes, pos: u32, len: u32) -> Result<Bytes, Error> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyramid_protocol::Entropy;
 use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::pb::v1::Refusal;
+use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
 use crate::appender::AppenderHandle;
@@ -41,6 +42,8 @@ pub struct Member {
     pub attachments: Attachments,
     /// Ids and keys.
     pub entropy: Arc<dyn Entropy>,
+    /// Long calls end then.
+    pub shutdown: CancellationToken,
 }
 
 impl Member {
@@ -50,11 +53,23 @@ impl Member {
     ///
     /// As the state machine or the appender refused it.
     pub async fn command(&self, command: Command) -> Result<ControlOutcome, Refusal> {
-        let (_, applied) = self.appender.command(command).await.map_err(command_failure)?;
-        match &applied.control {
-            Some(ControlOutcome::Refused(refused)) => Err(control_refusal(refused)),
-            Some(outcome) => Ok(outcome.clone()),
-            None => unreachable!("a CONTROL entry has an outcome"),
+        match self.outcome(command).await? {
+            ControlOutcome::Refused(refused) => Err(control_refusal(&refused)),
+            outcome => Ok(outcome),
         }
+    }
+
+    /// The same, for callers that know what to do about a refusal of the state machine.
+    ///
+    /// # Errors
+    ///
+    /// As the appender refused it.
+    ///
+    /// # Panics
+    ///
+    /// If the state machine has no outcome for a command.
+    pub async fn outcome(&self, command: Command) -> Result<ControlOutcome, Refusal> {
+        let (_, applied) = self.appender.command(command).await.map_err(command_failure)?;
+        Ok(applied.control.clone().expect("a CONTROL entry has an outcome"))
     }
 }

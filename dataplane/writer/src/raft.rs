@@ -10,6 +10,8 @@
 mod log_store;
 mod network;
 mod state_machine;
+#[cfg(test)]
+mod suite;
 mod types;
 
 use std::collections::BTreeMap;
@@ -19,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError};
-use openraft::impls::OneshotResponder;
+use openraft::impls::ProgressResponder;
 use openraft::rt::deterministic_rng::DeterministicRng;
 use openraft::{Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use openraft_rt_tokio::TokioRuntime;
@@ -156,7 +158,7 @@ impl Consensus {
     ///
     /// [`ProposeError::NotProposed`] if Raft has stopped.
     pub async fn propose(&self, payload: Bytes) -> Result<Proposed, ProposeError> {
-        let (responder, answer) = OneshotResponder::new_pair();
+        let (responder, answer) = ProgressResponder::complete_only();
         self.raft
             .client_write_ff(Payload(payload), Some(responder))
             .await
@@ -175,7 +177,7 @@ impl Consensus {
     pub fn leads(&self) -> Option<u64> {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
-        (metrics.state == ServerState::Leader).then_some(metrics.current_term)
+        (metrics.state == ServerState::Leader).then(|| types::wal_vote(&metrics.vote).term)
     }
 
     /// Waits until [`Consensus::leads`] may have changed. `false` once Raft has stopped.

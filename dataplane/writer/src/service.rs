@@ -13,7 +13,7 @@ mod watch;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use pyramid_protocol::pb::v1::writer_server::Writer;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use tokio::sync::watch as tokio_watch;
@@ -48,6 +48,14 @@ impl WriterService {
     }
 }
 
+/// Long calls end when the process does; nothing that was acknowledged depends on them.
+fn until_shutdown<T>(
+    member: &Member,
+    answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+) -> Response<Answers<T>> {
+    Response::new(Box::pin(answers.take_until(member.shutdown.clone().cancelled_owned())))
+}
+
 /// Whose request it is. Without TLS everybody on this machine is the same caller.
 fn identity<T>(_request: &Request<T>) -> &'static str {
     "local"
@@ -65,7 +73,8 @@ impl Writer for WriterService {
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let member = self.member()?;
-        Ok(Response::new(Box::pin(append::answers(member, request.into_inner()))))
+        let answers = append::answers(Arc::clone(&member), request.into_inner());
+        Ok(until_shutdown(&member, answers))
     }
 
     async fn read(
@@ -73,15 +82,17 @@ impl Writer for WriterService {
         request: Request<pb::ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
         let member = self.member()?;
-        Ok(Response::new(Box::pin(read::items(member, request.into_inner()))))
+        let items = read::items(Arc::clone(&member), request.into_inner());
+        Ok(until_shutdown(&member, items))
     }
 
     async fn watch(
         &self,
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let answers = watch::answers(self.member()?, request.into_inner())?;
-        Ok(Response::new(Box::pin(answers)))
+        let member = self.member()?;
+        let answers = watch::answers(Arc::clone(&member), request.into_inner())?;
+        Ok(until_shutdown(&member, answers))
     }
 
     async fn attach(
@@ -89,7 +100,8 @@ impl Writer for WriterService {
         request: Request<Streaming<pb::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let member = self.member()?;
-        Ok(Response::new(Box::pin(attach::answers(member, request.into_inner()))))
+        let answers = attach::answers(Arc::clone(&member), request.into_inner());
+        Ok(until_shutdown(&member, answers))
     }
 
     async fn get_stream(

@@ -52,7 +52,7 @@ impl View {
             let mut contents = self.applied.write().unwrap_or_else(PoisonError::into_inner);
             let Contents { state, live } = &mut *contents;
             let applied = state.apply(at, entry);
-            live.update(at.index, entry, &applied);
+            live.apply(&applied);
             applied
         };
         self.progress.send_replace(Some(at));

@@ -9,7 +9,7 @@ use super::{
     content,
 };
 use crate::{
-    frame::{self, Compressor},
+    frame::{self, Compressor, Place},
     keys::{ChunkKey, FrameKeys, StreamKey},
     object_names::{ChunkName, ObjectNames},
     object_store::ObjectKey,
@@ -270,15 +270,9 @@ impl FrameSealer<'_> {
         if number >= FRAMES_MAX {
             return Err(SealError::TooLarge);
         }
-        let row = frame::seal(
-            &self.plain,
-            number,
-            &self.context,
-            &self.keys,
-            &mut self.compressor,
-            self.entropy,
-            &mut self.ciphertext,
-        );
+        let place = Place { number, context: &self.context, keys: &self.keys };
+        let (compressor, ciphertext) = (&mut self.compressor, &mut self.ciphertext);
+        let row = frame::seal(&self.plain, &place, compressor, self.entropy, ciphertext);
         self.rows.push(row);
         self.plain.bytes.clear();
         Ok(())

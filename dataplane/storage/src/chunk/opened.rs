@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::{Damaged, Frame, HEADER_LEN, Header, KIND, content};
 use crate::{
     cluster_id::ClusterId,
-    frame::{self, Bad, Decompressor, Row, Table},
+    frame::{self, Bad, Decompressor, Place, Row, Table},
     keys::{FrameKeys, StreamKey},
     object_names::ObjectNames,
 };
@@ -244,7 +244,8 @@ impl Chunk {
     ) -> Result<Vec<Batch>, Bad> {
         let row = self.table.row(frame).ok_or(Bad)?;
         let number = u32::try_from(frame).map_err(|_| Bad)?;
-        let plain = frame::open(row, number, &self.context, &self.keys, ciphertext, decompressor)?;
+        let place = Place { number, context: &self.context, keys: &self.keys };
+        let plain = frame::open(row, &place, ciphertext, decompressor)?;
         let batches = content::decode(plain.into())?;
         if self.batches_agree(frame, row, &batches) { Ok(batches) } else { Err(Bad) }
     }

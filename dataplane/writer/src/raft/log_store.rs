@@ -22,10 +22,10 @@ use crate::entry::{self, Entry};
 use crate::wal::{self, Wal};
 
 /// Most bytes of entries that are handed out at once to be sent to another replica.
-const SEND_BYTES_MAX: usize = 4 << 20;
+const SEND_BYTES_MAX: u64 = 4 << 20;
 
 /// Most bytes of entries that are read at once to be applied.
-const APPLY_BYTES_MAX: usize = 8 << 20;
+const APPLY_BYTES_MAX: u64 = 8 << 20;
 
 #[derive(Clone)]
 pub(crate) struct LogStore {
@@ -41,8 +41,9 @@ impl LogStore {
     }
 
     /// Reads `start..end`, or a prefix of it of about `bytes_max`.
-    async fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<EntryOf>> {
-        self.wal.entries(start..end, bytes_max).await?.into_iter().map(from_wal).collect()
+    fn read(&self, start: u64, end: u64, bytes_max: u64) -> io::Result<Vec<EntryOf>> {
+        // What Raft asks for is in memory, except at a start, when nobody else waits.
+        self.wal.entries(start..end, Some(bytes_max))?.into_iter().map(from_wal).collect()
     }
 
     fn bounds(&self, range: &impl RangeBounds<u64>) -> (u64, u64) {
@@ -57,7 +58,7 @@ impl LogStore {
             Bound::Unbounded => u64::MAX,
         };
         let state = self.wal.log_state();
-        let first = state.purged.map_or(0, |purged| purged.index + 1);
+        let first = state.purged.map_or(0, |purged| purged.upto.index + 1);
         let after_last = state.last.map_or(first, |last| last.index + 1);
         (start.max(first), end.min(after_last))
     }
@@ -67,7 +68,7 @@ fn from_wal(stored: wal::LogEntry) -> io::Result<EntryOf> {
     let payload = match entry::Kind::of(&stored.payload).map_err(io::Error::other)? {
         entry::Kind::Batch | entry::Kind::Control => EntryPayload::Normal(Payload(stored.payload)),
         entry::Kind::Blank => EntryPayload::Blank,
-        entry::Kind::Membership => match Entry::decode(stored.payload).map_err(io::Error::other)? {
+        entry::Kind::Membership => match Entry::decode(&stored.payload).map_err(io::Error::other)? {
             Entry::Membership(stored) => {
                 EntryPayload::Membership(membership(stored).map_err(io::Error::other)?)
             }
@@ -99,7 +100,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         let (mut start, end) = self.bounds(&range);
         let mut entries = Vec::new();
         while start < end {
-            let read = self.read(start, end, APPLY_BYTES_MAX).await?;
+            let read = self.read(start, end, APPLY_BYTES_MAX)?;
             let Some(last) = read.last() else {
                 return Err(io::Error::other(format!("log index {start} is missing")));
             };
@@ -124,7 +125,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
                 if start >= end {
                     return Ok(None);
                 }
-                let page = log.read(start, end, APPLY_BYTES_MAX).await?;
+                let page = log.read(start, end, APPLY_BYTES_MAX)?;
                 let Some(last) = page.last() else {
                     return Err(io::Error::other(format!("log index {start} is missing")));
                 };
@@ -140,7 +141,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<EntryOf>> {
-        self.read(start, end, SEND_BYTES_MAX).await
+        self.read(start, end, SEND_BYTES_MAX)
     }
 }
 
@@ -155,8 +156,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let state = self.wal.log_state();
         Ok(LogState {
-            last_purged_log_id: state.purged.map(log_id),
-            last_log_id: state.last.or(state.purged).map(log_id),
+            last_purged_log_id: state.purged.map(|purged| log_id(purged.upto)),
+            last_log_id: state.last.map(log_id),
         })
     }
 
@@ -166,13 +167,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &VoteOf) -> io::Result<()> {
         let (done, flushed) = oneshot::channel();
-        self.wal.save_vote(wal_vote(vote), Box::new(move |result| report(done, result)));
+        self.wal.save_vote(wal_vote(vote), Box::new(move |result| report(done, result)))?;
         flushed.await.unwrap_or_else(|_| Err(stopped()))
     }
 
     async fn save_committed(&mut self, committed: Option<LogIdOf>) -> io::Result<()> {
         if let Some(committed) = committed {
-            self.wal.save_committed(wal_log_id(&committed));
+            self.wal.save_committed(wal_log_id(&committed))?;
         }
         Ok(())
     }
@@ -195,13 +196,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             }
             callback.io_completed(result);
         });
-        self.wal.append(entries, on_flushed)
+        Ok(self.wal.append(entries, on_flushed)?)
     }
 
     async fn truncate_after(&mut self, last: Option<LogIdOf>) -> io::Result<()> {
         let (done, flushed) = oneshot::channel();
         let last = last.as_ref().map(wal_log_id);
-        self.wal.truncate_after(last, Box::new(move |result| report(done, result)));
+        self.wal.truncate_after(last, Box::new(move |result| report(done, result)))?;
         flushed.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -209,7 +210,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let (done, flushed) = oneshot::channel();
         // Nothing is published yet, so nothing is missing below the purged entry.
         let upto = wal_log_id(&upto);
-        self.wal.purge(upto, upto.index, Box::new(move |result| report(done, result)));
+        let purged = wal::Purged { upto, complete_at: upto.index };
+        self.wal.purge(purged, Box::new(move |result| report(done, result)))?;
         flushed.await.unwrap_or_else(|_| Err(stopped()))
     }
 }

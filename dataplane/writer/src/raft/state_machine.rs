@@ -35,7 +35,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogIdOf>, StoredMembership)> {
         let (applied, stored) =
-            self.view.read(|state, _| (state.applied(), state.membership().cloned()));
+            self.view.read(|state, _| (state.applied(), state.membership().map(|(at, m)| (at, (**m).clone()))));
         let membership = match stored {
             Some((at, stored)) => StoredMembership::new(
                 Some(log_id(at)),
@@ -54,7 +54,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             let at = wal_log_id(&raft_entry.log_id);
             let entry = match raft_entry.payload {
                 EntryPayload::Normal(Payload(bytes)) => {
-                    Entry::decode(bytes).map_err(|error| unknown_entry(at.index, &error))?
+                    Entry::decode(&bytes).map_err(|error| unknown_entry(at.index, &error))?
                 }
                 EntryPayload::Blank => Entry::Blank,
                 EntryPayload::Membership(membership) => {

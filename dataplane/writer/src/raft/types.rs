@@ -6,7 +6,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use openraft::EntryPayload;
 use openraft::rt::deterministic_rng::DeterministicRng;
 use openraft::vote::RaftLeaderId;
 use openraft_rt_tokio::TokioRuntime;
@@ -23,7 +22,6 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = Node,
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
-        Responder<T> = openraft::impls::OneshotResponder<Self, T> where T: openraft::OptionalSend + 'static,
         AsyncRuntime = DeterministicRng<TokioRuntime>,
 );
 
@@ -55,8 +53,6 @@ pub(crate) struct Node {
     pub(crate) host: String,
     pub(crate) disk_id: Bytes,
 }
-
-impl openraft::Node for Node {}
 
 pub(crate) fn log_id(id: wal::LogId) -> LogIdOf {
     LogIdOf::new_term_index(id.term, id.index)
@@ -109,9 +105,4 @@ pub(crate) fn stored_membership(membership: &Membership) -> stored::Membership {
             })
             .collect(),
     }
-}
-
-/// The payload of an entry of ours, as openraft wants it.
-pub(crate) fn normal(bytes: Bytes) -> EntryPayload<Payload, u64, Node> {
-    EntryPayload::Normal(Payload(bytes))
 }

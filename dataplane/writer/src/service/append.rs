@@ -4,7 +4,8 @@
 //! task of its own and no queue besides the answers it waits for. While [`SESSION_BYTES_MAX`] or
 //! [`SESSION_APPENDS_MAX`] are in flight, no request is read: HTTP/2 tells the producer to wait.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::hash_map::{Entry, HashMap};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures::{Stream, stream};
@@ -36,6 +37,8 @@ struct Session {
     /// Must wait for answers to appends before it.
     held: Option<pb::AppendRequest>,
     streams: HashMap<String, StreamState>,
+    /// Streams of which the door has refused an append.
+    broken: HashSet<String>,
 }
 
 /// What a session remembers of a stream that it has appended to.
@@ -43,8 +46,6 @@ struct StreamState {
     stream_id: StreamId,
     revision: u32,
     shared: SessionStream,
-    /// The door has refused an append.
-    broken: bool,
     /// Appends without an answer.
     unanswered: usize,
     /// Of the append before.
@@ -72,6 +73,7 @@ pub(super) fn answers(
         waiting_bytes: 0,
         held: None,
         streams: HashMap::new(),
+        broken: HashSet::new(),
     };
     stream::unfold(session, |mut session| async move {
         let answer = session.next_answer().await?;
@@ -87,6 +89,7 @@ impl Session {
                 self.admit(request);
             }
             let reads = !self.requests_end
+                && self.broken.len() < SESSION_STREAMS_MAX
                 && self.held.is_none()
                 && self.waiting.len() < SESSION_APPENDS_MAX
                 && self.waiting_bytes < SESSION_BYTES_MAX;
@@ -145,9 +148,7 @@ impl Session {
                 self.waiting.push_back(Waiting::Queued { stream, bytes, answer });
             }
             Err(refusal) => {
-                if let Some(state) = self.streams.get_mut(&stream) {
-                    state.broken = true;
-                }
+                self.broken.insert(stream);
                 self.waiting.push_back(Waiting::Ready(answer::append_response(Err(refusal))));
             }
         }
@@ -174,11 +175,20 @@ impl Session {
             producer,
             records_crc32c,
         } = request;
-        let state = match self.streams.get_mut(&stream) {
-            Some(state) => state,
-            None => self.first_append(&stream)?,
+        if self.broken.contains(&stream) {
+            return Err(answer::failure(Failure::SessionBroken));
+        }
+        let member = &*self.member;
+        if !self.streams.contains_key(&stream) && self.streams.len() >= SESSION_STREAMS_MAX {
+            return Err(answer::invalid(format!(
+                "a session appends to at most {SESSION_STREAMS_MAX} streams; begin another"
+            )));
+        }
+        let state = match self.streams.entry(stream.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(first) => first.insert(StreamState::resolve(member, &stream)?),
         };
-        if state.broken || state.shared.is_broken() {
+        if state.shared.is_broken() {
             return Err(answer::failure(Failure::SessionBroken));
         }
         if stream_id.is_some_and(|id| id != state.stream_id.get()) {
@@ -203,13 +213,12 @@ impl Session {
                     .ok_or_else(|| answer::invalid("a producer's id is 1 to 2^53 - 1"))
             })
             .transpose()?;
-        check_open(&self.member, state.stream_id, stamped.is_some())?;
-        let usage = self.member.wal.usage();
+        check_open(member, state.stream_id, stamped.is_some())?;
+        let usage = member.wal.usage();
         if usage.refuses_appends() {
-            return Err(answer::wal_full(usage.used_bytes, usage.bytes_max));
+            return Err(answer::wal_full(usage.used_bytes, usage.max_bytes));
         }
-        let permit = self
-            .member
+        let permit = member
             .admission
             .admit(state.stream_id, records.bytes().len())
             .map_err(answer::exhausted)?;
@@ -225,39 +234,35 @@ impl Session {
             permit,
             answer,
         };
-        self.member.appender.append(append).map_err(answer::queue_full)?;
+        member.appender.append(append).map_err(answer::queue_full)?;
         state.unanswered += 1;
         state.expects = expectation.is_some();
         state.producer = producer.map(|producer| (producer.id, producer.epoch));
         Ok(answered)
     }
 
+}
+
+impl StreamState {
     /// Resolves the name once for the session: id and revision are stamped on all its appends.
-    fn first_append(&mut self, name: &str) -> Result<&mut StreamState, Refusal> {
-        if self.streams.len() >= SESSION_STREAMS_MAX {
-            return Err(Refusal::new(
-                Reason::Invalid,
-                format!("a session appends to at most {SESSION_STREAMS_MAX} streams; begin another"),
-            ));
-        }
+    fn resolve(member: &Member, name: &str) -> Result<Self, Refusal> {
         let stream: StreamName =
             name.parse().map_err(|error| answer::invalid(format!("stream: {error}")))?;
-        if self.member.appender.log_time_ms().is_none() {
+        if member.appender.log_time_ms().is_none() {
             return Err(answer::failure(Failure::NotLeader));
         }
-        let found = self.member.view.read(|state, _| {
-            state.stream_by_name(&stream).map(|stream| (stream.id(), stream.revision()))
+        let found = member.view.read(|state, _| {
+            state.stream_by_name(&stream).map(|stream| (stream.id, stream.revision))
         });
         let (stream_id, revision) = found.ok_or_else(|| answer::no_stream(name))?;
-        Ok(self.streams.entry(name.to_owned()).or_insert(StreamState {
+        Ok(Self {
             stream_id,
             revision,
             shared: SessionStream::default(),
-            broken: false,
             unanswered: 0,
             expects: false,
             producer: None,
-        }))
+        })
     }
 }
 
@@ -268,7 +273,7 @@ fn producer_of(request: &pb::AppendRequest) -> Option<(u64, u32)> {
 /// A closed stream takes no appends. Those with a producer pass all the same: only apply knows
 /// whether one of them is a retry of what was written before.
 fn check_open(member: &Member, stream_id: StreamId, has_producer: bool) -> Result<(), Refusal> {
-    let closed = member.view.read(|state, _| state.stream(stream_id).map(|s| s.is_closed()));
+    let closed = member.view.read(|state, _| state.stream(stream_id).map(|s| s.closed));
     match closed {
         None => Err(Refusal::new(Reason::NotFound, "the stream was deleted")),
         Some(true) if !has_producer => {

@@ -37,11 +37,11 @@ impl Root {
             key: path.display().to_string(),
             reason: source.to_string(),
         };
-        create_folders(path).map_err(failed)?;
+        fs::create_dir_all(path).map_err(failed)?;
         let path = path.canonicalize().map_err(failed)?;
         let own = path.join(OWN_FOLDER);
         let new = own.join("new");
-        create_folders(&new).map_err(failed)?;
+        fs::create_dir_all(&new).map_err(failed)?;
         let lock_file =
             |name| OpenOptions::new().create(true).truncate(false).write(true).open(own.join(name));
         let users = lock_file("users").map_err(failed)?;
@@ -52,6 +52,9 @@ impl Root {
             users.unlock().map_err(failed)?;
         }
         users.lock_shared().map_err(failed)?;
+        for folder in [Some(new.as_path()), Some(&own), Some(&path), path.parent()] {
+            folder.map_or(Ok(()), sync_folder).map_err(failed)?;
+        }
         Ok(Self { path, next_file: AtomicU64::new(0), _users: users })
     }
 
@@ -94,12 +97,18 @@ impl Root {
         let failed = |source| self.failed("put", key, &source);
         let path = self.file(key);
         let folder = path.parent().unwrap_or(&self.path);
-        create_folders(folder).map_err(failed)?;
+        fs::create_dir_all(folder).map_err(failed)?;
         match condition {
             Condition::None => fs::rename(written, &path).map_err(failed)?,
             Condition::Absent => {
                 // Unlike a rename, a link never replaces.
-                fs::hard_link(written, &path).map_err(failed)?;
+                fs::hard_link(written, &path).map_err(|source| {
+                    if source.kind() == ErrorKind::AlreadyExists {
+                        Error::ConditionFailed { key: key.to_string() }
+                    } else {
+                        failed(source)
+                    }
+                })?;
                 fs::remove_file(written).map_err(failed)?;
             }
             Condition::Unchanged(expected) => {
@@ -117,7 +126,11 @@ impl Root {
                 fs::rename(written, &path).map_err(failed)?;
             }
         }
-        sync_folder(folder).map_err(failed)
+        // All the way up, for another put may have made a folder and not have synced it yet.
+        for folder in folder.ancestors().take_while(|folder| folder.starts_with(&self.path)) {
+            sync_folder(folder).map_err(failed)?;
+        }
+        Ok(())
     }
 
     pub(super) fn get(&self, key: &ObjectKey, range: &Range<u64>) -> Result<Object, Error> {
@@ -205,14 +218,18 @@ impl Root {
 /// What to do about an error of the operating system.
 pub(super) fn failed(action: &'static str, key: &str, source: &io::Error) -> Error {
     let (key, reason) = (key.to_owned(), source.to_string());
-    match source.kind() {
-        ErrorKind::AlreadyExists => Error::ConditionFailed { key },
+    let lasts = matches!(
+        source.kind(),
         ErrorKind::PermissionDenied
-        | ErrorKind::ReadOnlyFilesystem
-        | ErrorKind::NotADirectory
-        | ErrorKind::IsADirectory
-        | ErrorKind::InvalidFilename => Error::Refused { action, key, reason },
-        _ => Error::Unavailable { action, key, reason },
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidFilename
+    );
+    if lasts {
+        Error::Refused { action, key, reason }
+    } else {
+        Error::Unavailable { action, key, reason }
     }
 }
 
@@ -225,29 +242,6 @@ fn is_absent(source: &io::Error) -> bool {
 /// told, and stored nowhere.
 fn version(bytes: &[u8]) -> Version {
     Version::new(&hex::encode(&Sha256::digest(bytes)))
-}
-
-/// Makes a folder and those above it, each of them durable.
-fn create_folders(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let above = match folder.parent() {
-        Some(above) if above.as_os_str().is_empty() => Path::new("."),
-        Some(above) => above,
-        None => return Ok(()),
-    };
-    create_folders(above)?;
-    match fs::create_dir(folder) {
-        Ok(()) => {}
-        // Another put made it. It may not be durable yet, so it is synced here, too.
-        Err(source) if source.kind() == ErrorKind::AlreadyExists && folder.is_dir() => {}
-        Err(source) if source.kind() == ErrorKind::AlreadyExists => {
-            return Err(ErrorKind::NotADirectory.into());
-        }
-        Err(source) => return Err(source),
-    }
-    sync_folder(above)
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
