@@ -27,10 +27,16 @@ use crate::status::{Board, Place};
 use crate::stream_worker::{Settings, Shared, StreamWorker};
 
 /// Of the bytes that a pusher may hold, those that are still in the windows of connections and in
-/// the few frames that are opened ahead of a reader.
-const UNCOUNTED_BYTES: usize = 16 << 20;
-/// What all streams together read ahead.
-const READ_AHEAD_BYTES: usize = PUSHER_BYTES_MAX - UNCOUNTED_BYTES - IN_FLIGHT_BYTES_MAX;
+/// the frames that are opened ahead of a reader.
+const UNCOUNTED_BYTES: usize = 20 << 20;
+/// Of those that are read ahead, what is kept for streams that hold nothing, all subscriptions
+/// together.
+const RESERVE_BYTES: usize = 8 << 20;
+/// What all streams together read ahead beside that.
+const READ_AHEAD_BYTES: usize =
+    PUSHER_BYTES_MAX - UNCOUNTED_BYTES - IN_FLIGHT_BYTES_MAX - RESERVE_BYTES;
+/// Chunks that are open at once, all subscriptions together, but at least one for each.
+const CHUNKS_MAX: usize = 12;
 
 /// What a pusher runs on; another one in a simulation.
 #[derive(Clone)]
@@ -157,11 +163,11 @@ pub async fn run_with(
     })
     .map_err(Error::Writer)?;
     let board = Board::new(subscriptions.len());
-    let budget = u32::try_from(READ_AHEAD_BYTES).unwrap_or(u32::MAX);
+    let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
     let reading = Reading {
         client: client.clone(),
         fetcher: Some(environment.fetcher),
-        budget: ByteBudget::new(budget),
+        budget: ByteBudget::new(bytes(READ_AHEAD_BYTES)),
     };
     let shared = Shared {
         reading,
@@ -173,6 +179,8 @@ pub async fn run_with(
     let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
     // Ends everything when one task ends, so that none is left half running.
     let stop = shutdown.child_token();
+    // One more for the readers of the local service.
+    let parts = subscriptions.len() + 1;
     for Subscription { name, application } in subscriptions {
         let application =
             Application::new(Arc::clone(&environment.connect_application), &application)
@@ -186,9 +194,11 @@ pub async fn run_with(
             pod: pod.clone(),
             assignment,
         };
-        // Turns of its own: an application that hangs takes none from another one.
+        // Turns and memory of its own: an application that hangs takes none from another one.
         let turns = Arc::new(Semaphore::new(pushes_max));
-        let shared = Shared { turns, ..shared.clone() };
+        let budget = shared.reading.budget.part(bytes(RESERVE_BYTES / parts), CHUNKS_MAX / parts);
+        let reading = Reading { budget, ..shared.reading.clone() };
+        let shared = Shared { turns, reading, ..shared.clone() };
         let workers = Workers::new(shared, subscription, application);
         let stop = stop.clone();
         tasks.spawn(async move {
@@ -198,7 +208,9 @@ pub async fn run_with(
         });
     }
     let local = accept.map(|(address, accept)| {
-        let service = local::Service::new(client, shared.reading.clone(), board);
+        let budget = shared.reading.budget.part(bytes(RESERVE_BYTES / parts), CHUNKS_MAX / parts);
+        let reading = Reading { budget, ..shared.reading.clone() };
+        let service = local::Service::new(client, reading, board);
         tasks.spawn(local::serve(service, address, accept, stop.clone()));
         address
     });

@@ -23,6 +23,8 @@ use crate::status::{Board, Place};
 /// After so many failures in a row what was read ahead is given up, for the sake of other streams;
 /// it is read again when the application is back.
 const FAILURES_WITH_READ_AHEAD_MAX: u32 = 3;
+/// So is what was read ahead before a longer wait than this.
+const WAIT_WITH_READ_AHEAD_MAX: Duration = Duration::from_secs(1);
 /// A push that is on its way when the worker is stopped has this long to be answered.
 const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -196,14 +198,16 @@ impl StreamWorker {
     }
 
     async fn wait_for_records(&mut self) -> Result<(), Stopped> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let interrupted = source.interrupted().map(str::to_owned);
+        self.heard_of(source.stream_next());
+        match interrupted {
+            None => {
+                self.say(PushState::Waiting, String::new());
+            }
+            Some(message) => self.say_retrying(format!("read again: {message}")),
+        }
         let Some(source) = &mut self.source else { return Ok(()) };
-        let message = source.interrupted().unwrap_or_default().to_owned();
-        let next = source.stream_next();
-        self.shared.board.update(&self.place, |status| {
-            status.state = PushState::Waiting;
-            status.message = message;
-            status.stream_next = status.stream_next.max(next);
-        });
         let ask_at = self.last_push + self.shared.timing.idle_ask;
         tokio::select! {
             biased;
@@ -380,13 +384,10 @@ impl StreamWorker {
 
     async fn retry_after(&mut self, wait: Duration, message: String) -> Result<Pushing, Stopped> {
         // A halt stays in sight: the application being away is the smaller trouble.
-        if self.halt.is_none() && self.say(PushState::Retrying, message.clone()) {
-            tracing::warn!(
-                stream = %self.place.stream, subscription = &*self.place.subscription,
-                "push again: {message}"
-            );
+        if self.halt.is_none() {
+            self.say_retrying(message);
         }
-        if self.waits.failures() > FAILURES_WITH_READ_AHEAD_MAX {
+        if self.waits.failures() > FAILURES_WITH_READ_AHEAD_MAX || wait > WAIT_WITH_READ_AHEAD_MAX {
             self.source = None;
         }
         // The answer may be on its way to nobody; the next push finds out.
@@ -414,6 +415,14 @@ impl StreamWorker {
             status.state = state;
             status.message = message;
         })
+    }
+
+    fn say_retrying(&self, message: String) {
+        if self.say(PushState::Retrying, message.clone()) {
+            tracing::warn!(
+                stream = %self.place.stream, subscription = &*self.place.subscription, "{message}"
+            );
+        }
     }
 
     fn say_if_not_failing(&self, state: PushState) {

@@ -22,7 +22,7 @@ async fn source(batches: Vec<Batch>) -> (Source, ByteBudget) {
     let budget = ByteBudget::new(64 << 20);
     let reading = Reading { client, fetcher: None, budget: budget.clone() };
     let mut source = Source::open(&reading, &"a".parse().unwrap(), at(10));
-    let held = budget.hold(batches.iter().map(Batch::encoded_len).sum()).await;
+    let held = budget.share().hold(batches.iter().map(Batch::encoded_len).sum()).await;
     source.take(Batches { batches, held }).unwrap();
     (source, budget)
 }
@@ -83,16 +83,16 @@ async fn read_ahead_is_bounded_and_short_when_memory_is() {
     let large = |base| batch(base, 2, APPEND_BYTES_MAX - 100);
     let (mut source, budget) = source(vec![large(10)]).await;
     assert!(source.wants_more());
-    let held = budget.hold(40 << 20).await;
+    let held = budget.share().hold(40 << 20).await;
     assert!(source.wants_more(), "one push is always read");
-    let more = Batches { batches: vec![large(12)], held: budget.hold(1).await };
+    let more = Batches { batches: vec![large(12)], held: budget.share().hold(1).await };
     source.take(more).unwrap();
     assert!(!source.wants_more());
     drop(held);
     assert!(source.wants_more());
     for base in [14, 16, 18] {
         assert!(source.wants_more(), "{base}");
-        let more = Batches { batches: vec![large(base)], held: budget.hold(1).await };
+        let more = Batches { batches: vec![large(base)], held: budget.share().hold(1).await };
         source.take(more).unwrap();
     }
     assert!(!source.wants_more());
