@@ -7,7 +7,7 @@ use std::time::Duration;
 use pyramid_protocol::limits::NAME_BYTES_MAX;
 
 /// Pushes to one application that may be on their way at once, unless said otherwise.
-const PUSHES_MAX: usize = 32;
+pub const PUSHES_MAX: usize = 32;
 /// Most subscriptions of one pod.
 const SUBSCRIPTIONS_MAX: usize = 64;
 
@@ -88,6 +88,16 @@ pub struct Timing {
     pub halt_ask: Duration,
     /// How long a unary call to the Writer is retried.
     pub call_timeout: Duration,
+}
+
+impl Timing {
+    /// Those of design and documents.
+    pub const DEFAULT: Self = Self {
+        push_timeout: Duration::from_secs(30),
+        idle_ask: Duration::from_secs(30),
+        halt_ask: Duration::from_secs(5),
+        call_timeout: Duration::from_secs(10),
+    };
 }
 
 /// A setting is wrong. Change it.

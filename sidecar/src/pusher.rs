@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::application::Application;
 use crate::attachment::Attachment;
-use crate::config::{Config, Subscription, Timing};
+use crate::config::{Config, Subscription};
 use crate::in_flight::{IN_FLIGHT_BYTES_MAX, InFlight};
 use crate::local;
 use crate::source::Reading;
@@ -163,7 +163,6 @@ pub async fn run_with(
     })
     .map_err(Error::Writer)?;
     let board = Board::new(subscriptions.len());
-    let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
     let reading = Reading {
         client: client.clone(),
         fetcher: Some(environment.fetcher),
@@ -196,8 +195,7 @@ pub async fn run_with(
         };
         // Turns and memory of its own: an application that hangs takes none from another one.
         let turns = Arc::new(Semaphore::new(pushes_max));
-        let budget = shared.reading.budget.part(bytes(RESERVE_BYTES / parts), CHUNKS_MAX / parts);
-        let reading = Reading { budget, ..shared.reading.clone() };
+        let reading = part_of(&shared.reading, parts);
         let shared = Shared { turns, reading, ..shared.clone() };
         let workers = Workers::new(shared, subscription, application);
         let stop = stop.clone();
@@ -208,9 +206,7 @@ pub async fn run_with(
         });
     }
     let local = accept.map(|(address, accept)| {
-        let budget = shared.reading.budget.part(bytes(RESERVE_BYTES / parts), CHUNKS_MAX / parts);
-        let reading = Reading { budget, ..shared.reading.clone() };
-        let service = local::Service::new(client, reading, board);
+        let service = local::Service::new(client, part_of(&shared.reading, parts), board);
         tasks.spawn(local::serve(service, address, accept, stop.clone()));
         address
     });
@@ -226,6 +222,17 @@ pub async fn run_with(
         outcome = outcome.and(ended);
     }
     outcome
+}
+
+/// The memory of one of so many parts.
+fn part_of(reading: &Reading, parts: usize) -> Reading {
+    let reserve = RESERVE_BYTES.checked_div(parts).unwrap_or(RESERVE_BYTES);
+    let chunks_max = CHUNKS_MAX.checked_div(parts).unwrap_or(CHUNKS_MAX);
+    Reading { budget: reading.budget.part(bytes(reserve), chunks_max), ..reading.clone() }
+}
+
+fn bytes(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// The workers of one subscription.
@@ -355,15 +362,4 @@ impl Workers {
     fn place(&self, stream: &StreamName) -> Place {
         Place { subscription: Arc::clone(&self.subscription), stream: stream.clone() }
     }
-}
-
-/// Waits of a pusher that tests shorten.
-impl Timing {
-    /// As in production.
-    pub const DEFAULT: Self = Self {
-        push_timeout: Duration::from_secs(30),
-        idle_ask: Duration::from_secs(30),
-        halt_ask: Duration::from_secs(5),
-        call_timeout: Duration::from_secs(10),
-    };
 }

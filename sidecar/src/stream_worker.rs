@@ -205,7 +205,7 @@ impl StreamWorker {
             None => {
                 self.say(PushState::Waiting, String::new());
             }
-            Some(message) => self.say_retrying(format!("read again: {message}")),
+            Some(message) => self.say_retrying(&format!("read again: {message}")),
         }
         let Some(source) = &mut self.source else { return Ok(()) };
         let ask_at = self.last_push + self.shared.timing.idle_ask;
@@ -385,7 +385,7 @@ impl StreamWorker {
     async fn retry_after(&mut self, wait: Duration, message: String) -> Result<Pushing, Stopped> {
         // A halt stays in sight: the application being away is the smaller trouble.
         if self.halt.is_none() {
-            self.say_retrying(message);
+            self.say_retrying(&message);
         }
         if self.waits.failures() > FAILURES_WITH_READ_AHEAD_MAX || wait > WAIT_WITH_READ_AHEAD_MAX {
             self.source = None;
@@ -417,8 +417,8 @@ impl StreamWorker {
         })
     }
 
-    fn say_retrying(&self, message: String) {
-        if self.say(PushState::Retrying, message.clone()) {
+    fn say_retrying(&self, message: &str) {
+        if self.say(PushState::Retrying, message.to_owned()) {
             tracing::warn!(
                 stream = %self.place.stream, subscription = &*self.place.subscription, "{message}"
             );
