@@ -159,10 +159,8 @@ async fn appends(
         settings: None,
         rights: None,
     });
-    let request = pb::PutStreamsRequest {
-        cluster_id: CLUSTER.to_vec().into(),
-        streams: streams.collect(),
-    };
+    let request =
+        pb::PutStreamsRequest { cluster_id: CLUSTER.to_vec().into(), streams: streams.collect() };
     admin.put_streams(request).await?;
     let value = vec![b'x'; RECORD_BYTES];
     let record = pb::Record { value: value.into(), headers: vec![] };
@@ -175,11 +173,8 @@ async fn appends(
             client,
             SessionOptions { in_flight_max: workload.in_flight, ..Default::default() },
         );
-        let request = pb::AppendRequest {
-            stream,
-            records: records.bytes().clone(),
-            ..Default::default()
-        };
+        let request =
+            pb::AppendRequest { stream, records: records.bytes().clone(), ..Default::default() };
         producers.spawn(async move { produce(session, request).await });
     }
     let mut latencies = Vec::new();

@@ -84,8 +84,7 @@ impl RaftSnapshotBuilder<TypeConfig> for PlainMachine {
 
     async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, ()>> {
         let mut plain = self.0.lock().unwrap();
-        let meta =
-            Meta { last_log_id: plain.applied, last_membership: plain.membership.clone() };
+        let meta = Meta { last_log_id: plain.applied, last_membership: plain.membership.clone() };
         plain.snapshot = Some(meta.clone());
         Ok(SnapshotOf::<TypeConfig, ()> { meta, snapshot: () })
     }

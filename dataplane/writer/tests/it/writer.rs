@@ -164,8 +164,7 @@ impl Writer {
     }
 
     pub(crate) async fn info(&mut self, stream: &str) -> pb::StreamInfo {
-        let request =
-            pb::GetStreamRequest { stream: stream.to_owned(), min_next_offset: None };
+        let request = pb::GetStreamRequest { stream: stream.to_owned(), min_next_offset: None };
         self.calls.get_stream(request).await.unwrap().into_inner()
     }
 
