@@ -397,7 +397,13 @@ impl Running {
             appender,
             shipper: JoinSet::new(),
         };
-        running.serve(identity.cluster_id, shutdown).await?;
+        let served = running.serve(identity.cluster_id, shutdown).await;
+        if let Err(error) = served.and_then(|()| running.check_keys(config)) {
+            shutdown.cancel();
+            // It did not start: that is what counts.
+            drop(running.stop().await);
+            return Err(error);
+        }
         let shipper = Shipper::new(shipper_handle, wal, chunks, Arc::clone(entropy));
         running.shipper.spawn(shipper.run(shutdown.clone()));
         Ok(running)
@@ -431,6 +437,16 @@ impl Running {
             error = failed(Some(self)) => Err(error),
             () = shutdown.cancelled() => Ok(()),
         }
+    }
+
+    /// A KEK file of another cluster would be noticed only when nothing can be shipped or read, and
+    /// would wrap the keys of new streams meanwhile.
+    fn check_keys(&self, config: &Config) -> Result<(), Error> {
+        let chunks = &self.member.chunks;
+        let opened = self.member.view.read(|state, _| {
+            state.streams().try_for_each(|stream| chunks.stream_key(stream).map(|_| ()))
+        });
+        opened.map_err(settings(format!("--kek-file {}", config.kek_file.display())))
     }
 
     /// # Errors

@@ -16,7 +16,7 @@ use pyramid_storage::cluster_file::{self, ClusterFile};
 use pyramid_storage::key_object::KeyObject;
 use pyramid_storage::object_store::{self, Condition};
 use tokio::sync::{OnceCell, Semaphore};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::appender::{AppenderHandle, Failure};
 use crate::chunks::Chunks;
@@ -28,6 +28,10 @@ use crate::wal::Wal;
 /// The first wait after a failure, and the longest.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// An attempt that takes longer is given up and begun anew: a call of the store that never ends would
+/// hold its slot for ever.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Bytes of batches that are read from the log at once.
 const READ_BYTES_MAX: usize = 4 << 20;
@@ -59,6 +63,8 @@ enum Error {
     Store(#[source] object_store::Error),
     #[error("write cluster.json")]
     ClusterFile(#[source] cluster_file::Error),
+    #[error("the object store did not answer for {ATTEMPT_TIMEOUT:?}")]
+    Timeout,
     #[error("tell the log")]
     Log(#[source] Failure),
     #[error("the log refused what was stored: {0:?}")]
@@ -103,6 +109,10 @@ impl Uploader {
     async fn ship_first(&self, stream_id: StreamId) -> Result<Attempt, Error> {
         // Closed never: the semaphore lives as long as the uploader.
         let Ok(_slot) = self.slots.acquire().await else { return Ok(Attempt::Nothing) };
+        timeout(ATTEMPT_TIMEOUT, self.attempt(stream_id)).await.unwrap_or(Err(Error::Timeout))
+    }
+
+    async fn attempt(&self, stream_id: StreamId) -> Result<Attempt, Error> {
         // Looked at only now: the stream may be deleted by the time there is a slot.
         let found = self.view.read(|state, _| {
             let stream = state.stream(stream_id)?;

@@ -8,6 +8,10 @@
     reason = "tests fail loudly and print their counts"
 )]
 
+mod append;
+mod producers;
+mod read;
 mod restart;
+mod watch_attach;
 mod wal;
 mod writer;

@@ -11,10 +11,11 @@ use pyramid_protocol::pb::v1::put_stream_result;
 use pyramid_protocol::pb::v1::read_request::Start;
 use pyramid_protocol::pb::v1::read_response::Item;
 use pyramid_protocol::pb::v1::writer_client::WriterClient;
-use pyramid_protocol::pb::v1::{self as pb, Refusal};
+use pyramid_protocol::pb::v1::{self as pb, Effect, Reason, Refusal};
 use pyramid_protocol::{Batch, Records, SystemEntropy};
-use pyramid_storage::Keks;
+use pyramid_storage::{Keks, MemoryStore};
 use pyramid_writer::config::{Args, Config};
+use pyramid_writer::raft::Timing;
 use pyramid_writer::replica::{self, Environment};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
@@ -62,7 +63,14 @@ impl Folder {
         line.extend(["--segment-bytes".into(), (16 << 20).to_string()]);
         line.extend(["--memory-bytes-max".into(), (512 << 20).to_string()]);
         line.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        <Args as clap::Parser>::try_parse_from(line).unwrap().replica.into_config().unwrap()
+        let mut config = <Args as clap::Parser>::try_parse_from(line).unwrap().replica.into_config().unwrap();
+        // Alone, a replica may stand for election at once.
+        config.timing = Timing {
+            heartbeat: Duration::from_millis(20),
+            election_min: Duration::from_millis(40),
+            election_max: Duration::from_millis(80),
+        };
+        config
     }
 
     /// Starts a replica and waits until it serves, or waits to be founded.
@@ -71,9 +79,18 @@ impl Folder {
     }
 
     pub(crate) async fn try_start(&self, flags: &[&str]) -> Result<Writer, replica::Error> {
-        let config = self.config(flags);
+        self.try_start_with(self.config(flags), |_| {}).await
+    }
+
+    /// Starts a replica with other settings and parts than those of the flags.
+    pub(crate) async fn try_start_with(
+        &self,
+        config: Config,
+        change: impl FnOnce(&mut Environment),
+    ) -> Result<Writer, replica::Error> {
         let free = "127.0.0.1:0".parse().unwrap();
-        let (environment, addresses) = Environment::open(&config, free, free).await?;
+        let (mut environment, addresses) = Environment::open(&config, free, free).await?;
+        change(&mut environment);
         let shutdown = CancellationToken::new();
         let (serving, served) = oneshot::channel();
         let stop = shutdown.clone();
@@ -99,13 +116,78 @@ impl Folder {
     /// Starts a replica of a new cluster.
     pub(crate) async fn found(&self, flags: &[&str]) -> Writer {
         let mut writer = self.start(flags).await;
-        let request = pb::BootstrapRequest { cluster_id: CLUSTER.to_vec().into() };
-        writer.admin.bootstrap(request).await.unwrap();
+        writer.bootstrap(CLUSTER).await.unwrap();
         writer
+    }
+
+    /// Starts a replica of a new cluster whose chunks go to `store`.
+    pub(crate) async fn found_on(&self, store: &Arc<MemoryStore>, flags: &[&str]) -> Writer {
+        let mut writer = self.start_on(store, flags).await;
+        writer.bootstrap(CLUSTER).await.unwrap();
+        writer
+    }
+
+    /// Starts a replica whose chunks go to `store`.
+    pub(crate) async fn start_on(&self, store: &Arc<MemoryStore>, flags: &[&str]) -> Writer {
+        let store = Arc::clone(store);
+        let started = self.try_start_with(self.config(flags), |parts| parts.store = store).await;
+        started.expect("the replica starts")
     }
 }
 
 impl Writer {
+    pub(crate) async fn bootstrap(&mut self, cluster_id: [u8; 16]) -> Result<u64, Refusal> {
+        let request = pb::BootstrapRequest { cluster_id: cluster_id.to_vec().into() };
+        let answer = self.admin.bootstrap(request).await;
+        answer.map(|answer| answer.into_inner().node_id).map_err(refusal)
+    }
+
+    pub(crate) async fn delete_stream(&mut self, name: &str) {
+        let stream_id = self.info(name).await.stream_id;
+        let cluster_id = CLUSTER.to_vec().into();
+        let request = pb::DeleteStreamRequest { cluster_id, name: name.into(), stream_id };
+        self.admin.delete_stream(request).await.unwrap();
+    }
+
+    pub(crate) async fn set_closed(&mut self, name: &str, closed: bool) {
+        let stream_id = self.info(name).await.stream_id;
+        let cluster_id = CLUSTER.to_vec().into();
+        let request = pb::SetClosedRequest { cluster_id, name: name.into(), stream_id, closed };
+        self.admin.set_closed(request).await.unwrap();
+    }
+
+    pub(crate) async fn trim(&mut self, name: &str, first_offset: u64) -> Result<u64, Refusal> {
+        let request = pb::TrimRequest { stream: name.into(), stream_id: None, first_offset };
+        let answer = self.calls.trim(request).await;
+        answer.map(|answer| answer.into_inner().first_offset).map_err(refusal)
+    }
+
+    pub(crate) async fn init_producer(
+        &mut self,
+        stream: &str,
+        name: &str,
+        resume_sequence: Option<u64>,
+    ) -> Result<pb::InitProducerResponse, Refusal> {
+        let (stream, name) = (stream.into(), name.into());
+        let request = pb::InitProducerRequest { stream, name, resume_sequence };
+        self.calls.init_producer(request).await.map(tonic::Response::into_inner).map_err(refusal)
+    }
+
+    pub(crate) async fn put_subscription(
+        &mut self,
+        put: pb::PutSubscription,
+    ) -> Result<(), Refusal> {
+        let (cluster_id, subscriptions) = (CLUSTER.to_vec().into(), vec![put]);
+        let request = pb::PutSubscriptionsRequest { cluster_id, subscriptions };
+        let mut response = self.admin.put_subscriptions(request).await.unwrap().into_inner();
+        response.results.remove(0).refused.map_or(Ok(()), Err)
+    }
+
+    /// Ends a replica that has stopped, or stops, by itself.
+    pub(crate) async fn ended(self) -> Result<(), replica::Error> {
+        timeout(DEADLINE, self.running).await.expect("the replica ends").unwrap()
+    }
+
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         drop((self.calls, self.admin));
@@ -182,9 +264,14 @@ impl Writer {
         timeout(DEADLINE, all_shipped).await.expect("the stream is shipped")
     }
 
-    pub(crate) async fn seal(&mut self, stream: &str) -> pb::StreamInfo {
+    pub(crate) async fn seal_only(&mut self, stream: &str) -> u64 {
         let request = pb::SealRequest { stream: stream.to_owned(), stream_id: None };
-        self.calls.seal(request).await.unwrap();
+        self.calls.seal(request).await.unwrap().into_inner().sealed_offset
+    }
+
+    /// Seals all of a stream and waits until it is shipped.
+    pub(crate) async fn seal(&mut self, stream: &str) -> pb::StreamInfo {
+        self.seal_only(stream).await;
         self.shipped(stream).await
     }
 }
@@ -253,4 +340,46 @@ pub(crate) fn values(item: &Item) -> Vec<(u64, String)> {
         })
         .map(|(offset, record)| (offset.get(), String::from_utf8(record.value.into()).unwrap()))
         .collect()
+}
+
+pub(crate) fn subscription(name: &str, generation: u64, streams: &[&str]) -> pb::PutSubscription {
+    pb::PutSubscription {
+        object: Some(pb::ObjectRef { uid: format!("uid of {name}"), generation }),
+        name: name.to_owned(),
+        streams: streams.iter().map(|name| (*name).to_owned()).collect(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn refusal(status: tonic::Status) -> Refusal {
+    Refusal::from_status(&status)
+}
+
+/// Reason, whether anything may have been written, whether to retry: what a program acts on.
+pub(crate) fn verdict(answer: Result<pb::Appended, Refusal>) -> (Reason, Effect, bool) {
+    let refusal = answer.expect_err("it is refused");
+    assert!(!refusal.message.is_empty());
+    (refusal.reason(), refusal.effect(), refusal.retry)
+}
+
+/// Where an append that was written lies.
+pub(crate) fn offsets(answer: Result<pb::Appended, Refusal>) -> (u64, u64) {
+    let appended = answer.expect("it is written");
+    (appended.first_offset.unwrap(), appended.next_offset.unwrap())
+}
+
+/// Asks again until `look` gives something; fails after the deadline.
+pub(crate) async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let found = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, found).await.unwrap_or_else(|_| panic!("{what} did not happen in time"))
 }

@@ -1,0 +1,171 @@
+//! Watch and Attach: what a pusher hears of its streams.
+
+use pyramid_protocol::pb::v1::attach_request::Message as ToWriter;
+use pyramid_protocol::pb::v1::attach_response::Message as FromWriter;
+use pyramid_protocol::pb::v1::{self as pb, Effect, Reason};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::writer::{DEADLINE, Folder, Writer, subscription};
+
+async fn heard(watch: &mut Streaming<pb::WatchResponse>) -> Vec<(String, Option<(u64, u64)>)> {
+    let answer = timeout(DEADLINE, watch.message()).await.expect("an answer comes");
+    let streams = answer.unwrap().expect("the watch goes on").streams;
+    let next = |next: Option<pb::Position>| next.map(|next| (next.stream_id, next.offset));
+    streams.into_iter().map(|watched| (watched.stream, next(watched.next))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_tells_all_at_first_and_then_what_is_new() {
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    let a = writer.put_stream("a").await.stream_id;
+    let unwatched = writer.put_stream("c").await;
+    writer.append("a", &["x", "y"]).await;
+    let request = pb::WatchRequest { streams: vec!["b".into(), "a".into()] };
+    let mut watch = writer.calls.watch(request).await.unwrap().into_inner();
+    assert_eq!(heard(&mut watch).await, [("a".into(), Some((a, 2))), ("b".into(), None)]);
+    writer.append("a", &["z"]).await;
+    assert_eq!(heard(&mut watch).await, [("a".into(), Some((a, 3)))]);
+    // None of these is news of a or b.
+    writer.append("c", &["x"]).await;
+    writer.seal("a").await;
+    writer.put_stream("d").await;
+    assert_eq!(unwatched.next_offset, 0);
+    let b = writer.put_stream("b").await.stream_id;
+    assert_eq!(heard(&mut watch).await, [("b".into(), Some((b, 0)))]);
+    writer.append("b", &["x"]).await;
+    assert_eq!(heard(&mut watch).await, [("b".into(), Some((b, 1)))]);
+    writer.delete_stream("a").await;
+    assert_eq!(heard(&mut watch).await, [("a".into(), None)]);
+    let anew = writer.put_stream("a").await.stream_id;
+    assert_eq!(heard(&mut watch).await, [("a".into(), Some((anew, 0)))]);
+    writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_of_very_many_streams_comes_in_several_answers() {
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    let names: Vec<String> = (0..9_000).map(|n| format!("{n:05}{}", "n".repeat(450))).collect();
+    let mut half = names.clone();
+    half.truncate(6_000);
+    let request = pb::WatchRequest { streams: half.clone() };
+    let mut watch = writer.calls.watch(request).await.unwrap().into_inner();
+    let mut told = Vec::new();
+    while told.len() < half.len() {
+        told.extend(heard(&mut watch).await);
+    }
+    assert_eq!(told, half.into_iter().map(|name| (name, None)).collect::<Vec<_>>());
+    writer.stop().await;
+}
+
+struct Pusher {
+    to: mpsc::Sender<pb::AttachRequest>,
+    from: Streaming<pb::AttachResponse>,
+}
+
+impl Pusher {
+    async fn new(writer: &mut Writer) -> Self {
+        let (to, requests) = mpsc::channel(8);
+        let from = writer.calls.attach(ReceiverStream::new(requests)).await.unwrap().into_inner();
+        Self { to, from }
+    }
+
+    async fn hello(writer: &mut Writer) -> Self {
+        let pusher = Self::new(writer).await;
+        pusher.say(hello()).await;
+        pusher
+    }
+
+    async fn say(&self, message: ToWriter) {
+        self.to.send(pb::AttachRequest { message: Some(message) }).await.unwrap();
+    }
+
+    async fn hears(&mut self) -> Option<FromWriter> {
+        let answer = timeout(DEADLINE, self.from.message()).await.expect("an answer comes");
+        answer.unwrap().map(|answer| answer.message.unwrap())
+    }
+
+    async fn refused(&mut self) -> (Reason, Effect, bool) {
+        let Some(FromWriter::Refused(refusal)) = self.hears().await else { panic!("not refused") };
+        assert_eq!(self.hears().await, None);
+        (refusal.reason(), refusal.effect(), refusal.retry)
+    }
+}
+
+fn hello() -> ToWriter {
+    let (subscription, pod) = ("s".to_owned(), "pod-0".to_owned());
+    ToWriter::Hello(pb::AttachHello { subscription, pod, ..Default::default() })
+}
+
+fn report() -> ToWriter {
+    let report = pb::StreamReport { stream: "a".into(), ..Default::default() };
+    ToWriter::Report(pb::AttachReport { streams: vec![report] })
+}
+
+fn assigned(streams: &[(&str, Option<u64>)], paused: bool) -> FromWriter {
+    let streams = streams.iter().map(|(stream, stream_id)| pb::AssignedStream {
+        stream: (*stream).to_owned(),
+        stream_id: *stream_id,
+        ..Default::default()
+    });
+    FromWriter::Assignment(pb::Assignment {
+        streams: streams.collect(),
+        start_from: pb::StartFrom::Latest.into(),
+        paused,
+        mode: pb::DeliveryMode::Broadcast.into(),
+        ack_timeout_ms: 7,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assignment_follows_streams_and_subscription() {
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    let a = writer.put_stream("a").await.stream_id;
+    let put = |generation, streams: &[&str], paused| pb::PutSubscription {
+        start_from: pb::StartFrom::Latest.into(),
+        ack_timeout_ms: 7,
+        paused,
+        ..subscription("s", generation, streams)
+    };
+    writer.put_subscription(put(1, &["b", "a"], false)).await.unwrap();
+    let mut pusher = Pusher::hello(&mut writer).await;
+    let expected = assigned(&[("a", Some(a)), ("b", None)], false);
+    assert_eq!(pusher.hears().await, Some(expected));
+    pusher.say(report()).await;
+    let b = writer.put_stream("b").await.stream_id;
+    let expected = assigned(&[("a", Some(a)), ("b", Some(b))], false);
+    assert_eq!(pusher.hears().await, Some(expected));
+    writer.put_stream("not in it").await;
+    writer.put_subscription(put(2, &["b"], true)).await.unwrap();
+    assert_eq!(pusher.hears().await, Some(assigned(&[("b", Some(b))], true)));
+    writer.delete_stream("b").await;
+    assert_eq!(pusher.hears().await, Some(assigned(&[("b", None)], true)));
+    let cluster_id = crate::writer::CLUSTER.to_vec().into();
+    let request = pb::DeleteSubscriptionRequest { cluster_id, name: "s".into() };
+    writer.admin.delete_subscription(request).await.unwrap();
+    assert_eq!(pusher.refused().await, (Reason::NotFound, Effect::NoEffect, true));
+    writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pusher_says_hello_once_and_first() {
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    let mut pusher = Pusher::hello(&mut writer).await;
+    let unknown = pusher.refused().await;
+    assert_eq!(unknown, (Reason::NotFound, Effect::NoEffect, true), "it may be declared later");
+    let mut pusher = Pusher::new(&mut writer).await;
+    pusher.say(report()).await;
+    assert_eq!(pusher.refused().await, (Reason::Invalid, Effect::NoEffect, false));
+    writer.put_subscription(subscription("s", 1, &["a"])).await.unwrap();
+    let mut pusher = Pusher::hello(&mut writer).await;
+    assert!(matches!(pusher.hears().await, Some(FromWriter::Assignment(_))));
+    pusher.say(hello()).await;
+    assert_eq!(pusher.refused().await, (Reason::Invalid, Effect::NoEffect, false));
+    writer.stop().await;
+}
