@@ -8,10 +8,12 @@
     reason = "tests fail loudly and print their counts"
 )]
 
+mod admin;
 mod append;
 mod producers;
 mod read;
 mod restart;
+mod shipping;
 mod watch_attach;
 mod wal;
 mod writer;

@@ -88,6 +88,23 @@ impl Folder {
         config: Config,
         change: impl FnOnce(&mut Environment),
     ) -> Result<Writer, replica::Error> {
+        let (writer, served) = self.spawn(config, change).await?;
+        if timeout(DEADLINE, served).await.expect("the replica starts in time").is_err() {
+            return Err(writer.ended().await.unwrap_err());
+        }
+        Ok(writer)
+    }
+
+    /// Begins to start a replica, and does not wait until it serves.
+    pub(crate) async fn begin_start(&self, config: Config) -> Writer {
+        self.spawn(config, |_| {}).await.expect("the replica starts").0
+    }
+
+    async fn spawn(
+        &self,
+        config: Config,
+        change: impl FnOnce(&mut Environment),
+    ) -> Result<(Writer, oneshot::Receiver<()>), replica::Error> {
         let free = "127.0.0.1:0".parse().unwrap();
         let (mut environment, addresses) = Environment::open(&config, free, free).await?;
         change(&mut environment);
@@ -96,21 +113,20 @@ impl Folder {
         let stop = shutdown.clone();
         #[expect(clippy::disallowed_methods, reason = "the test awaits it in `stop`")]
         let running = tokio::spawn(async move {
-            let serving = move || drop(serving.send(()));
+            // A test that does not wait has dropped the other end.
+            let serving = move || serving.send(()).unwrap_or_default();
             replica::run(config, environment, serving, stop).await
         });
-        if timeout(DEADLINE, served).await.expect("the replica starts in time").is_err() {
-            return Err(running.await.unwrap().unwrap_err());
-        }
         let connect = |address: std::net::SocketAddr| {
             channel(Arc::new(TcpConnect), &address.to_string()).unwrap()
         };
-        Ok(Writer {
+        let writer = Writer {
             calls: WriterClient::new(connect(addresses.writer)),
             admin: AdminClient::new(connect(addresses.admin)),
             running,
             shutdown,
-        })
+        };
+        Ok((writer, served))
     }
 
     /// Starts a replica of a new cluster.
@@ -181,6 +197,15 @@ impl Writer {
         let request = pb::PutSubscriptionsRequest { cluster_id, subscriptions };
         let mut response = self.admin.put_subscriptions(request).await.unwrap().into_inner();
         response.results.remove(0).refused.map_or(Ok(()), Err)
+    }
+
+    /// Why a session cannot be begun.
+    pub(crate) async fn session_refusal(&mut self) -> Reason {
+        let requests = tokio_stream::empty::<pb::AppendRequest>();
+        match self.calls.append(requests).await {
+            Ok(_) => Reason::Unspecified,
+            Err(status) => refusal(status).reason(),
+        }
     }
 
     /// Ends a replica that has stopped, or stops, by itself.
