@@ -10,6 +10,8 @@
 
 mod admin;
 mod append;
+mod lifecycle;
+mod limits;
 mod producers;
 mod read;
 mod restart;
