@@ -5,12 +5,16 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use pyramid_protocol::SystemEntropy;
-use pyramid_protocol::pb::v1 as pb;
+use pyramid_protocol::pb::v1::append_response::Answer;
+use pyramid_protocol::pb::v1::{self as pb, Reason};
 use pyramid_storage::Keks;
+use pyramid_writer::disk::SimDisk;
+use pyramid_writer::replica::Environment;
 
-use crate::writer::Folder;
+use crate::writer::{CLUSTER, Folder, append, offsets};
 
 /// The real program.
 fn program(folder: &Path, flags: &[&str]) -> Command {
@@ -168,6 +172,64 @@ async fn a_directory_of_a_newer_format_is_refused() {
          one",
     );
     assert_eq!((code, printed), (Some(78), expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fails_ends_the_replica_and_no_acknowledged_record() {
+    let folder = Folder::new();
+    let disk = SimDisk::new();
+    let on = |disk: &SimDisk| {
+        let disk = Arc::new(disk.clone());
+        move |parts: &mut Environment| parts.disk = disk
+    };
+    let mut writer = folder.try_start_with(folder.config(&[]), on(&disk)).await.unwrap();
+    writer.bootstrap(CLUSTER).await.unwrap();
+    writer.put_stream("a").await;
+    let mut session = writer.session().await;
+    assert_eq!(offsets(session.append(append("a", &["kept"])).await), (0, 1));
+    disk.fail_at(disk.operations(), std::io::ErrorKind::Other);
+    // The next block fails: that of an append, or the idle one before it.
+    let mut acknowledged = 1;
+    let requests = async {
+        while session.requests.send(append("a", &["x"])).await.is_ok() {}
+    };
+    let answers = async {
+        while let Ok(Some(answer)) = session.answers.message().await {
+            match answer.answer.unwrap() {
+                Answer::Appended(_) => acknowledged += 1,
+                Answer::Refused(refusal) => assert_ne!(refusal.reason(), Reason::Invalid),
+            }
+        }
+    };
+    tokio::select! {
+        () = answers => {}
+        () = requests => {}
+    }
+    let error = writer.ended().await.unwrap_err();
+    assert_eq!(error.exit_code(), 74, "{error:?}");
+    assert_eq!(disk.failures_hit(), 1);
+
+    let disk = disk.after_power_cut(|_| false);
+    let mut writer = folder.try_start_with(folder.config(&[]), on(&disk)).await.unwrap();
+    let kept = writer.values("a", 0).await;
+    assert!(kept.len() >= acknowledged, "{acknowledged} were acknowledged, {} kept", kept.len());
+    assert_eq!(kept[0], (0, "kept".to_owned()));
+    writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_closed_is_no_clean_stop() {
+    let folder = Folder::new();
+    let disk = SimDisk::new();
+    let of_replica = Arc::new(disk.clone());
+    let config = folder.config(&[]);
+    let started = folder.try_start_with(config, |parts| parts.disk = of_replica).await;
+    let mut writer = started.unwrap();
+    writer.bootstrap(CLUSTER).await.unwrap();
+    writer.put_stream("a").await;
+    disk.crash_at(disk.operations());
+    let error = writer.stopped().await.unwrap_err();
+    assert_eq!(error.exit_code(), 74, "{error:?}");
 }
 
 /// Ends the program with the test, whatever becomes of the test.

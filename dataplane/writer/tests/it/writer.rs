@@ -210,13 +210,18 @@ impl Writer {
 
     /// Ends a replica that has stopped, or stops, by itself.
     pub(crate) async fn ended(self) -> Result<(), replica::Error> {
+        drop((self.calls, self.admin));
         timeout(DEADLINE, self.running).await.expect("the replica ends").unwrap()
     }
 
     pub(crate) async fn stop(self) {
+        self.stopped().await.expect("a clean stop");
+    }
+
+    /// Stops the replica and says how it ended.
+    pub(crate) async fn stopped(self) -> Result<(), replica::Error> {
         self.shutdown.cancel();
-        drop((self.calls, self.admin));
-        timeout(DEADLINE, self.running).await.expect("the replica stops").unwrap().unwrap();
+        self.ended().await
     }
 
     pub(crate) async fn put_stream(&mut self, name: &str) -> pb::StreamInfo {
