@@ -80,9 +80,10 @@ impl Admin for AdminService {
         request: Request<pb::BootstrapRequest>,
     ) -> Result<Response<pb::BootstrapResponse>, Status> {
         let cluster_id = request.into_inner().cluster_id;
-        let cluster_id: [u8; 16] = cluster_id.as_ref().try_into().map_err(|_| {
-            Refusal::new(Reason::Invalid, "a cluster id has 16 bytes")
-        })?;
+        let cluster_id: [u8; 16] = cluster_id
+            .as_ref()
+            .try_into()
+            .map_err(|_| Refusal::new(Reason::Invalid, "a cluster id has 16 bytes"))?;
         let (founded, answer) = oneshot::channel();
         let stopped = || Refusal::unknown(Reason::Unavailable, "the Writer stops");
         self.found.send(Found { cluster_id, founded }).await.map_err(|_| stopped())?;
@@ -160,7 +161,9 @@ impl Admin for AdminService {
     ) -> Result<Response<pb::ListConfigResponse>, Status> {
         let pb::ListConfigRequest { after, limit } = request.into_inner();
         let member = self.member.borrow().clone();
-        let Some(member) = member else { return Ok(Response::new(pb::ListConfigResponse::default())) };
+        let Some(member) = member else {
+            return Ok(Response::new(pb::ListConfigResponse::default()));
+        };
         let limit = match usize::try_from(limit) {
             Ok(0) | Err(_) => LIST_LEN_MAX,
             Ok(limit) => limit.min(LIST_LEN_MAX),
@@ -245,7 +248,9 @@ async fn put_stream(
             }
             // Created or deleted by somebody else in between, or a drawn id in use: look again.
             ControlOutcome::Refused(
-                ControlRefused::NameTaken { .. } | ControlRefused::NotFound | ControlRefused::IdUsed,
+                ControlRefused::NameTaken { .. }
+                | ControlRefused::NotFound
+                | ControlRefused::IdUsed,
             ) => {}
             ControlOutcome::Refused(refused) => return Err(control_refusal(&refused)),
             other => {

@@ -115,10 +115,7 @@ mod tests {
     const ONE: usize = 1_000 + APPEND_OVERHEAD_BYTES;
 
     fn admission(process: usize, stream: usize) -> Arc<Admission> {
-        Admission::new(Limits {
-            process_bytes_max: process * ONE,
-            stream_bytes_max: stream * ONE,
-        })
+        Admission::new(Limits { process_bytes_max: process * ONE, stream_bytes_max: stream * ONE })
     }
 
     fn stream(id: u64) -> StreamId {

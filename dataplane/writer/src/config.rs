@@ -32,7 +32,12 @@ pub struct Args {
     pub listen: SocketAddr,
 
     /// Where the operator connects. Port 0: a free one, printed.
-    #[arg(long, env = "PYRAMID_ADMIN_LISTEN", default_value = "127.0.0.1:7402", value_name = "ADDRESS")]
+    #[arg(
+        long,
+        env = "PYRAMID_ADMIN_LISTEN",
+        default_value = "127.0.0.1:7402",
+        value_name = "ADDRESS"
+    )]
     pub admin_listen: SocketAddr,
 
     /// What is logged: a level, or more finely `pyramid_writer=debug,warn`.

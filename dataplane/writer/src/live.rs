@@ -69,11 +69,7 @@ pub async fn read(
     Ok(batches)
 }
 
-fn places(
-    live: impl Iterator<Item = LiveBatch>,
-    end: Offset,
-    bytes_max: usize,
-) -> Vec<LiveBatch> {
+fn places(live: impl Iterator<Item = LiveBatch>, end: Offset, bytes_max: usize) -> Vec<LiveBatch> {
     let mut bytes = 0;
     let mut places: Vec<LiveBatch> = Vec::new();
     for place in live.take_while(|place| place.base < end) {

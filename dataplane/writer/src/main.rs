@@ -41,8 +41,8 @@ async fn run(args: Args) -> Result<(), Failure> {
     let failed = |error: replica::Error| -> Failure { (error.exit_code(), error.into()) };
     let config =
         args.replica.into_config().map_err(|error| -> Failure { (EX_CONFIG, error.into()) })?;
-    let mut terminate =
-        signal(SignalKind::terminate()).map_err(|error| -> Failure { (EX_CONFIG, error.into()) })?;
+    let mut terminate = signal(SignalKind::terminate())
+        .map_err(|error| -> Failure { (EX_CONFIG, error.into()) })?;
     let (environment, addresses) =
         Environment::open(&config, args.listen, args.admin_listen).await.map_err(failed)?;
     let ready = move || {

@@ -225,8 +225,5 @@ impl Consensus {
 
 /// Remembers which leadership was seen last.
 pub struct LeadershipWatch(
-    openraft::alias::WatchReceiverOf<
-        TypeConfig,
-        openraft::metrics::RaftServerMetrics<TypeConfig>,
-    >,
+    openraft::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftServerMetrics<TypeConfig>>,
 );

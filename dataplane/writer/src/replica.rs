@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pyramid_protocol::limits::MESSAGE_BYTES_MAX;
 use pyramid_protocol::net::{self, Accept, TcpAccept};
 use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::stored::v1::command::Command;
@@ -20,7 +21,6 @@ use pyramid_protocol::pb::v1::admin_server::AdminServer;
 use pyramid_protocol::pb::v1::writer_server::WriterServer;
 use pyramid_protocol::pb::v1::{Reason, Refusal};
 use pyramid_protocol::{Clock, Entropy, SystemClock, SystemEntropy};
-use pyramid_protocol::limits::MESSAGE_BYTES_MAX;
 use pyramid_storage::{ClusterId, DirectoryStore, Keks, ObjectNames, ObjectStore};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -200,8 +200,15 @@ pub async fn run(
 ) -> Result<(), Error> {
     let Environment { disk, store, keks, clock, entropy, writer, admin } = environment;
     let mut directory = DataDir::open(Arc::clone(&disk)).map_err(Error::DataDir)?;
-    let parts =
-        Parts { wal: wal_config(&config), config, disk, store, keks: Arc::new(keks), clock, entropy };
+    let parts = Parts {
+        wal: wal_config(&config),
+        config,
+        disk,
+        store,
+        keks: Arc::new(keks),
+        clock,
+        entropy,
+    };
 
     let (member, members) = watch::channel(None);
     let (found, mut to_found) = mpsc::channel(1);
@@ -335,8 +342,7 @@ impl Running {
         let Parts { config, wal, disk, store, keks, clock, entropy } = parts;
         let names = ObjectNames::new(&config.object_prefix, ClusterId::new(identity.cluster_id))
             .map_err(settings("--object-prefix"))?;
-        let (wal, opened) =
-            Wal::open(Arc::clone(disk), *wal, &identity).map_err(Error::OpenLog)?;
+        let (wal, opened) = Wal::open(Arc::clone(disk), *wal, &identity).map_err(Error::OpenLog)?;
         tracing::info!(
             last = opened.last.map(|last| last.index),
             report = ?opened.report,
@@ -362,14 +368,9 @@ impl Running {
             Appender::new(consensus.clone(), Arc::clone(&view), Arc::clone(clock));
         let appender = raft_thread.spawn(appender.run(shutdown.clone()));
 
-        let chunks =
-            Chunks { store: Arc::clone(store), names, keks: Arc::clone(keks) };
-        let shipper_handle = ShipperHandle::new(
-            Arc::clone(&view),
-            handle.clone(),
-            identity.node_id,
-            config.chunks,
-        );
+        let chunks = Chunks { store: Arc::clone(store), names, keks: Arc::clone(keks) };
+        let shipper_handle =
+            ShipperHandle::new(Arc::clone(&view), handle.clone(), identity.node_id, config.chunks);
         let member = Arc::new(Member {
             cluster_id: identity.cluster_id,
             node_id: identity.node_id,

@@ -115,12 +115,7 @@ pub struct Shipper {
 impl Shipper {
     /// A shipper that has not started.
     #[must_use]
-    pub fn new(
-        handle: ShipperHandle,
-        wal: Wal,
-        chunks: Chunks,
-        entropy: Arc<dyn Entropy>,
-    ) -> Self {
+    pub fn new(handle: ShipperHandle, wal: Wal, chunks: Chunks, entropy: Arc<dyn Entropy>) -> Self {
         let uploader = Uploader {
             view: Arc::clone(&handle.view),
             wal: wal.clone(),
@@ -181,7 +176,10 @@ impl Shipper {
                 .filter_map(|(id, unsealed)| {
                     let settings = &state.stream(id)?.settings;
                     let rule = plan::Rule::new(settings, self.handle.defaults, pressure);
-                    Some((id, rule.seal_upto(&unsealed, live.seal_range(id, rule.chunk_bytes)?, now_ms)?))
+                    Some((
+                        id,
+                        rule.seal_upto(&unsealed, live.seal_range(id, rule.chunk_bytes)?, now_ms)?,
+                    ))
                 })
                 .collect()
         });

@@ -163,8 +163,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut subscribers =
-            self.view.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut subscribers = self.view.subscribers.lock().unwrap_or_else(PoisonError::into_inner);
         for stream in &self.streams {
             if let Some(waiting) = subscribers.get_mut(stream) {
                 waiting.retain(|subscriber| !Arc::ptr_eq(subscriber, &self.subscriber));

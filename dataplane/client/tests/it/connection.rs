@@ -62,8 +62,7 @@ async fn a_call_ends_when_nobody_answers() {
     let writer = FakeWriter::start().await;
     let addresses = writer.addresses();
     writer.stop().await;
-    let options =
-        Options { call_timeout: Duration::from_millis(100), ..Options::tcp(addresses) };
+    let options = Options { call_timeout: Duration::from_millis(100), ..Options::tcp(addresses) };
     let client = Client::new(options).unwrap();
     assert!(matches!(client.get_stream(get("a")).await, Err(Error::NoAnswer { .. })));
 }

@@ -2,9 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{
-    Error, KIND_BATCH, KIND_BLANK, KIND_CONTROL, KIND_MEMBERSHIP, Stamp, kind, stamp,
-};
+use super::{Error, KIND_BATCH, KIND_BLANK, KIND_CONTROL, KIND_MEMBERSHIP, Stamp, kind, stamp};
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

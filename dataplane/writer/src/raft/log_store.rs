@@ -68,14 +68,18 @@ fn from_wal(stored: wal::LogEntry) -> io::Result<EntryOf> {
     let payload = match entry::Kind::of(&stored.payload).map_err(io::Error::other)? {
         entry::Kind::Batch | entry::Kind::Control => EntryPayload::Normal(Payload(stored.payload)),
         entry::Kind::Blank => EntryPayload::Blank,
-        entry::Kind::Membership => match Entry::decode(&stored.payload).map_err(io::Error::other)? {
-            Entry::Membership(stored) => {
-                EntryPayload::Membership(membership(stored).map_err(io::Error::other)?)
+        entry::Kind::Membership => {
+            match Entry::decode(&stored.payload).map_err(io::Error::other)? {
+                Entry::Membership(stored) => {
+                    EntryPayload::Membership(membership(stored).map_err(io::Error::other)?)
+                }
+                Entry::Batch { .. } | Entry::Control { .. } | Entry::Blank => {
+                    return Err(io::Error::other(
+                        "an entry of kind MEMBERSHIP holds something else",
+                    ));
+                }
             }
-            Entry::Batch { .. } | Entry::Control { .. } | Entry::Blank => {
-                return Err(io::Error::other("an entry of kind MEMBERSHIP holds something else"));
-            }
-        },
+        }
     };
     Ok(EntryOf::new(log_id(stored.id), payload))
 }

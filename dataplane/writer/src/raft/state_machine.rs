@@ -34,8 +34,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = NoBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogIdOf>, StoredMembership)> {
-        let (applied, stored) =
-            self.view.read(|state, _| (state.applied(), state.membership().map(|(at, m)| (at, (**m).clone()))));
+        let (applied, stored) = self.view.read(|state, _| {
+            (state.applied(), state.membership().map(|(at, m)| (at, (**m).clone())))
+        });
         let membership = match stored {
             Some((at, stored)) => StoredMembership::new(
                 Some(log_id(at)),

@@ -240,7 +240,6 @@ impl Session {
         state.producer = producer.map(|producer| (producer.id, producer.epoch));
         Ok(answered)
     }
-
 }
 
 impl StreamState {

@@ -35,14 +35,8 @@ pub(super) fn answers(
     requests: Streaming<pb::AttachRequest>,
 ) -> impl Stream<Item = Result<pb::AttachResponse, Status>> {
     let configuration = member.view.configuration();
-    let attachment = Attachment {
-        member,
-        requests,
-        configuration,
-        attached: None,
-        told: None,
-        ended: false,
-    };
+    let attachment =
+        Attachment { member, requests, configuration, attached: None, told: None, ended: false };
     stream::unfold(attachment, |mut attachment| async move {
         if attachment.ended {
             return None;

@@ -173,7 +173,9 @@ fn check_epoch(
     match stream.safe_since(of_position) {
         Some(safe) if offset > safe => Err(Refusal::new(
             Reason::EpochChanged,
-            format!("the Writer was recovered; offsets of epoch {of_position} are good up to {safe}"),
+            format!(
+                "the Writer was recovered; offsets of epoch {of_position} are good up to {safe}"
+            ),
         )
         .with_detail(Detail::SafeOffset(safe.get()))),
         Some(_) | None => Ok(()),
@@ -350,7 +352,10 @@ impl Reader {
                     error = &error as &dyn std::error::Error,
                     "live records cannot be read"
                 );
-                Err(Refusal::new(Reason::Unavailable, "the log cannot be read; see its Writer's log"))
+                Err(Refusal::new(
+                    Reason::Unavailable,
+                    "the log cannot be read; see its Writer's log",
+                ))
             }
         }
     }

@@ -54,9 +54,7 @@ pub(super) fn resolve(
     let stream = member.view.read(|state, _| state.stream_by_name(name).cloned());
     let stream = stream.ok_or_else(|| answer::no_stream(name.as_str()))?;
     match stream_id {
-        Some(id) if id != stream.id.get() => {
-            Err(answer::recreated(name.as_str(), stream.id.get()))
-        }
+        Some(id) if id != stream.id.get() => Err(answer::recreated(name.as_str(), stream.id.get())),
         Some(_) | None => Ok(stream),
     }
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::pb::stored::v1::{self as stored, OpenSeal};
 use pyramid_protocol::{Batch, Entropy, Offset, StreamId};
+use pyramid_storage::StreamKey;
 use pyramid_storage::chunk::{self, Identity, SealedChunk};
-use pyramid_storage::object_store::{self, Condition};
 use pyramid_storage::cluster_file::{self, ClusterFile};
 use pyramid_storage::key_object::KeyObject;
-use pyramid_storage::StreamKey;
+use pyramid_storage::object_store::{self, Condition};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::sleep;
 
@@ -155,9 +155,8 @@ impl Uploader {
             Command::StreamKeyStored(stored::StreamKeyStored { stream_id: stream.id.get(), r });
         match self.command(command).await? {
             // Deleted meanwhile: the next look finds nothing.
-            ControlOutcome::KeyStored { .. } | ControlOutcome::Refused(ControlRefused::NotFound) => {
-                Ok(())
-            }
+            ControlOutcome::KeyStored { .. }
+            | ControlOutcome::Refused(ControlRefused::NotFound) => Ok(()),
             other => Err(refused(other)),
         }
     }
@@ -206,8 +205,8 @@ impl Uploader {
                 stream_key: &stream_key,
                 digest_before,
             };
-            let sealed = chunk::seal(&identity, batches.iter().cloned(), &*entropy)
-                .map_err(Error::Seal)?;
+            let sealed =
+                chunk::seal(&identity, batches.iter().cloned(), &*entropy).map_err(Error::Seal)?;
             sealed.verify(&identity, batches).map_err(Error::Damaged)?;
             Ok(sealed)
         });

@@ -16,9 +16,11 @@ fn queue_of(streams: &[&str]) -> (Queue, Vec<Told>) {
 
 fn push(queue: &mut Queue, stream: &str) -> Told {
     let (answer, told) = oneshot::channel();
-    let producer = stream
-        .starts_with(char::is_uppercase)
-        .then_some(pb::Producer { id: 1, epoch: 1, sequence: 0 });
+    let producer = stream.starts_with(char::is_uppercase).then_some(pb::Producer {
+        id: 1,
+        epoch: 1,
+        sequence: 0,
+    });
     let request = pb::AppendRequest {
         stream: stream.to_lowercase(),
         producer,

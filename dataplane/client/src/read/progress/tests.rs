@@ -34,10 +34,7 @@ fn a_read_goes_on_only_where_it_is() {
     for wrong in [10, 12, 14] {
         let expected = Offset::new(13);
         let got = Offset::new(wrong);
-        assert_eq!(
-            progress.admit(batch(wrong, 1)),
-            Err(Broken::NotContiguous { expected, got })
-        );
+        assert_eq!(progress.admit(batch(wrong, 1)), Err(Broken::NotContiguous { expected, got }));
     }
     assert_eq!(progress.admit(batch(13, 1)), Ok(Admitted::Batch(batch(13, 1))));
 }

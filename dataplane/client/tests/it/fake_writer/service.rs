@@ -27,8 +27,9 @@ const BATCHES_PER_MESSAGE: usize = 3;
 fn not_leader(state: &State) -> Result<(), Refusal> {
     match &state.leader {
         None => Ok(()),
-        Some(address) => Err(refusal(Reason::NotLeader)
-            .with_detail(Detail::LeaderAddress(address.clone()))),
+        Some(address) => {
+            Err(refusal(Reason::NotLeader).with_detail(Detail::LeaderAddress(address.clone())))
+        }
     }
 }
 
@@ -264,9 +265,10 @@ fn write(state: &mut State, request: pb::AppendRequest) -> Result<pb::Appended, 
     };
     if let Some(pb::Producer { id, epoch, sequence }) = request.producer {
         let held = stream.producers.get(&id).ok_or(refusal(Reason::UnknownProducer))?;
-        let same = held.batches.iter().find(|(first, count, _)| {
-            (*first, *count) == (sequence, records.count())
-        });
+        let same = held
+            .batches
+            .iter()
+            .find(|(first, count, _)| (*first, *count) == (sequence, records.count()));
         if let Some((_, _, first)) = same {
             return Ok(appended(*first, true));
         }
@@ -343,7 +345,8 @@ impl Read {
         let Some((id, cursor)) = self.cursor else {
             let cursor = begin(&self.request, stream)?;
             self.cursor = Some((stream.id, cursor));
-            let position = pb::Position { stream_id: stream.id, epoch: stream.epoch, offset: cursor };
+            let position =
+                pb::Position { stream_id: stream.id, epoch: stream.epoch, offset: cursor };
             return Ok(Next::Item(Item::Start(pb::ReadStart {
                 position: Some(position),
                 first_offset: stream.first,
@@ -351,7 +354,9 @@ impl Read {
             })));
         };
         if stream.id != id {
-            return Err(refusal(Reason::StreamRecreated).with_detail(Detail::NewStreamId(stream.id)));
+            return Err(
+                refusal(Reason::StreamRecreated).with_detail(Detail::NewStreamId(stream.id))
+            );
         }
         if cursor < stream.first {
             return Err(refusal(Reason::Trimmed).with_detail(Detail::FirstOffset(stream.first)));

@@ -174,8 +174,13 @@ async fn a_chunk_does_not_stand_for_another_one() {
             total_len: other.chunk_ref().total_len,
             ..readers.chunk_ref.clone()
         };
-        let opened =
-            Chunk::open_ref(names, readers.stream.identity().stream_id, &forged, key, other.bytes());
+        let opened = Chunk::open_ref(
+            names,
+            readers.stream.identity().stream_id,
+            &forged,
+            key,
+            other.bytes(),
+        );
         if what != "another history" {
             assert!(opened.is_err(), "{what} by a forged reference");
         }
@@ -232,8 +237,7 @@ async fn exchanged_and_foreign_keys_open_nothing() {
     ] {
         assert!(Chunk::open_location(&location, &bytes).is_err(), "{what}");
     }
-    let swapped_cipher =
-        pb::ChunkLocation { encryption_key: good.mac_key.clone(), ..good.clone() };
+    let swapped_cipher = pb::ChunkLocation { encryption_key: good.mac_key.clone(), ..good.clone() };
     let opened = Chunk::open_location(&swapped_cipher, &bytes).unwrap().open_all(&bytes);
     assert!(opened.is_err(), "cipher key");
 }
@@ -244,8 +248,7 @@ async fn whoever_holds_the_keys_of_one_chunk_cannot_forge_its_head() {
     // With the keys of a location a new head with a valid HMAC can be made, but not one with the
     // hash that the log names.
     let keys = &readers.location;
-    let keys =
-        crate::keys::FrameKeys::from_slices(&keys.encryption_key, &keys.mac_key).unwrap();
+    let keys = crate::keys::FrameKeys::from_slices(&keys.encryption_key, &keys.mac_key).unwrap();
     let head_len = usize::try_from(readers.chunk_ref.head_len).unwrap();
     let mut header = bytes[..HEADER_LEN].to_vec();
     header[160] ^= 1;

@@ -216,7 +216,8 @@ fn content_that_is_no_run_of_batches_is_refused() {
     let overlap = Batch { base_offset: Offset::new(8), ..second.clone() };
     let older = Batch { append_time_ms: 999, ..second.clone() };
     let younger = Batch { append_time_ms: 1_002, ..second.clone() };
-    let empty = Batch { record_count: 0, records: Bytes::new(), records_crc32c: 0, ..second.clone() };
+    let empty =
+        Batch { record_count: 0, records: Bytes::new(), records_crc32c: 0, ..second.clone() };
     for (what, content) in [
         ("a wrong checksum", plain(&[first.clone(), damaged])),
         ("a gap", plain(&[first.clone(), gap])),
