@@ -66,10 +66,7 @@ impl Application {
     /// # Errors
     ///
     /// The address is not `host:port`.
-    pub fn new(
-        connect: Arc<dyn Connect>,
-        address: &str,
-    ) -> Result<Self, tonic::transport::Error> {
+    pub fn new(connect: Arc<dyn Connect>, address: &str) -> Result<Self, tonic::transport::Error> {
         let (counter, losses) = watch::channel(0);
         let counter = Arc::new(counter);
         // No pings: servers of some languages end a connection that pings them while it is idle,

@@ -54,7 +54,8 @@ impl Attachment {
             let wait = backoff.wait(self.client.entropy()).max(advised);
             tracing::warn!(
                 subscription = &*self.subscription,
-                "attach again in {wait:?}: {}", refusal.message
+                "attach again in {wait:?}: {}",
+                refusal.message
             );
             tokio::select! {
                 biased;

@@ -164,10 +164,8 @@ fn subscription(text: &str, app_port: u16) -> Option<Subscription> {
         None => (text, app_port),
     };
     let is_name = (1..=NAME_BYTES_MAX).contains(&name.len());
-    (is_name && port != 0).then(|| Subscription {
-        name: name.to_owned(),
-        application: format!("127.0.0.1:{port}"),
-    })
+    (is_name && port != 0)
+        .then(|| Subscription { name: name.to_owned(), application: format!("127.0.0.1:{port}") })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
@@ -58,10 +59,9 @@ pub(crate) async fn serve(
     let service = LocalServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let serving = net::server().add_service(service).serve_with_incoming_shutdown(
-        net::incoming(accept),
-        stop.clone().cancelled_owned(),
-    );
+    let serving = net::server()
+        .add_service(service)
+        .serve_with_incoming_shutdown(net::incoming(accept), stop.clone().cancelled_owned());
     let last_calls = async {
         stop.cancelled().await;
         tokio::time::sleep(LAST_CALLS_TIMEOUT).await;
@@ -86,12 +86,13 @@ impl Local for Service {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let options = append::Options::default();
         let in_flight_max = options.in_flight_max;
-        let session = AppendSession::new(self.client.clone(), options);
+        let session = Arc::new(AppendSession::new(self.client.clone(), options));
         let requests = request.into_inner();
         // One after the other into the session, and out in the same order.
         let pending = stream::unfold((session, requests), |(session, mut requests)| async move {
             let pending = match requests.message().await {
-                Ok(Some(request)) => Ok(session.append(request).await),
+                // The session outlives the requests: it is kept by what waits for an answer.
+                Ok(Some(request)) => Ok((session.append(request).await, Arc::clone(&session))),
                 Ok(None) => return None,
                 Err(status) => Err(status),
             };
@@ -99,7 +100,8 @@ impl Local for Service {
         });
         let answers = pending
             .map(|pending| async move {
-                let answer = match pending?.await {
+                let (pending, _session) = pending?;
+                let answer = match pending.await {
                     Ok(appended) => Answer::Appended(appended),
                     Err(refusal) => Answer::Refused(refusal),
                 };
@@ -172,10 +174,9 @@ impl Service {
             max_bytes,
             min_next_offset,
         } = request;
-        let stream: StreamName =
-            stream.parse().map_err(|error: pyramid_protocol::stream_name::Error| {
-                invalid(&error.to_string())
-            })?;
+        let stream: StreamName = stream
+            .parse()
+            .map_err(|error: pyramid_protocol::stream_name::Error| invalid(&error.to_string()))?;
         let start = match start {
             Some(Start::Offset(offset)) => read::Start::Offset(Offset::new(offset)),
             Some(Start::TimeMs(time_ms)) => read::Start::TimeMs(time_ms),
@@ -213,7 +214,7 @@ impl Service {
         loop {
             changes.mark_unchanged();
             let statuses = self.board.of_stream(stream);
-            if statuses.is_empty() {
+            if statuses.is_empty() && self.board.is_complete() {
                 let message = format!("this pusher has no subscription to {stream}");
                 return Err(Refusal::new(Reason::NotFound, message).into());
             }
@@ -252,9 +253,7 @@ fn describe(status: &StreamStatus) -> String {
 }
 
 /// What the application sees of an item; nothing of a reconnect.
-fn read_response(
-    item: Result<Item, read::Error>,
-) -> Option<Result<pb::ReadResponse, Status>> {
+fn read_response(item: Result<Item, read::Error>) -> Option<Result<pb::ReadResponse, Status>> {
     let item = match item {
         Ok(Item::Started { position, first_offset, next_offset }) => PbItem::Start(pb::ReadStart {
             position: Some(position.into()),

@@ -44,13 +44,17 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Nonsense {
     /// No member of the answer is set.
-    #[error("the application gave an empty answer; set one of accepted, wrong_offset, not_ready, rejected")]
+    #[error(
+        "the application gave an empty answer; set one of accepted, wrong_offset, not_ready, rejected"
+    )]
     Empty,
     /// `Accepted` without a position, or with one that is none.
     #[error("the application accepted without a position; set `next` to what it has stored")]
     AcceptedWhat,
     /// `Accepted` outside of what was pushed.
-    #[error("the application accepted {accepted}, which is not between `base` and `next` = {next}; answer what it has stored")]
+    #[error(
+        "the application accepted {accepted}, which is not between `base` and `next` = {next}; answer what it has stored"
+    )]
     AcceptedOutside {
         /// What it answered.
         accepted: Position,
@@ -58,25 +62,33 @@ pub enum Nonsense {
         next: Position,
     },
     /// `WrongOffset` with a position that is none.
-    #[error("the application's stored position is none: {stream_id} is no stream id; store all three numbers of `next`")]
+    #[error(
+        "the application's stored position is none: {stream_id} is no stream id; store all three numbers of `next`"
+    )]
     StoredWhat {
         /// What it answered.
         stream_id: u64,
     },
     /// `WrongOffset` that names the very base of the push.
-    #[error("the application called `base` = {base} wrong and names the same position; compare stream_id, epoch and offset with what is stored")]
+    #[error(
+        "the application called `base` = {base} wrong and names the same position; compare stream_id, epoch and offset with what is stored"
+    )]
     WrongIsRight {
         /// The base of the push.
         base: Position,
     },
     /// `WrongOffset` without a position, in answer to a push without a base.
-    #[error("the application has no position and did not store `next` = {next}; a push without `base` asks it to")]
+    #[error(
+        "the application has no position and did not store `next` = {next}; a push without `base` asks it to"
+    )]
     FirstNotStored {
         /// What it should have stored.
         next: Position,
     },
     /// `Rejected` of a record that was not pushed.
-    #[error("the application rejected offset {offset}, which was not pushed; name the record that cannot be processed")]
+    #[error(
+        "the application rejected offset {offset}, which was not pushed; name the record that cannot be processed"
+    )]
     RejectedOutside {
         /// What it answered.
         offset: Offset,

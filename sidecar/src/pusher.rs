@@ -153,7 +153,7 @@ pub async fn run_with(
         call_timeout: timing.call_timeout,
     })
     .map_err(Error::Writer)?;
-    let board = Board::new();
+    let board = Board::new(subscriptions.len());
     let budget =
         u32::try_from(PUSHER_BYTES_MAX.saturating_sub(UNCOUNTED_BYTES)).unwrap_or(u32::MAX);
     let reading = Reading {
@@ -226,13 +226,7 @@ struct Running {
 
 impl Workers {
     fn new(shared: Shared, subscription: Arc<str>, application: Application) -> Self {
-        Self {
-            shared,
-            subscription,
-            application,
-            running: BTreeMap::new(),
-            tasks: JoinSet::new(),
-        }
+        Self { shared, subscription, application, running: BTreeMap::new(), tasks: JoinSet::new() }
     }
 
     /// Keeps one worker for each assigned stream, until it is stopped and all have ended.
@@ -241,10 +235,14 @@ impl Workers {
         mut assigned: watch::Receiver<Option<pb::Assignment>>,
         stop: CancellationToken,
     ) -> Result<(), Error> {
+        let mut is_first = true;
         loop {
             let assignment = assigned.borrow_and_update().clone();
             if let Some(assignment) = assignment {
                 self.agree(&assignment, &stop);
+                if std::mem::take(&mut is_first) {
+                    self.shared.board.assigned();
+                }
             }
             tokio::select! {
                 biased;
@@ -280,7 +278,10 @@ impl Workers {
         let mut wanted = BTreeMap::new();
         for assigned in &assignment.streams {
             let Ok(stream) = assigned.stream.parse::<StreamName>() else {
-                tracing::error!("the Writer assigned {:?}, which is no stream name", assigned.stream);
+                tracing::error!(
+                    "the Writer assigned {:?}, which is no stream name",
+                    assigned.stream
+                );
                 continue;
             };
             let settings = assigned.stream_id.map(|stream_id| Settings {
@@ -299,9 +300,9 @@ impl Workers {
         for (stream, settings) in wanted {
             match (settings, self.running.get(&stream)) {
                 (Some(settings), Some(running)) => {
-                    running.settings.send_if_modified(|now| {
-                        std::mem::replace(now, settings) != settings
-                    });
+                    running
+                        .settings
+                        .send_if_modified(|now| std::mem::replace(now, settings) != settings);
                 }
                 (Some(settings), None) => self.start(stream, settings, stop),
                 (None, Some(_)) => {}
@@ -316,6 +317,7 @@ impl Workers {
     }
 
     fn start(&mut self, stream: StreamName, settings: Settings, stop: &CancellationToken) {
+        self.shared.board.update(&self.place(&stream), |status| status.state = PushState::Asking);
         let (settings, heard) = watch::channel(settings);
         let stop = stop.child_token();
         let worker = StreamWorker::new(

@@ -162,7 +162,8 @@ impl Source {
 
     /// Goes on at `stored`, if it is within what is buffered; else the stream must be read anew.
     pub(crate) fn advance(&mut self, stored: Position) -> Result<bool, batch::Error> {
-        let end = self.buffered.back().map_or(self.position.offset, |last| last.batch.next_offset());
+        let end =
+            self.buffered.back().map_or(self.position.offset, |last| last.batch.next_offset());
         let same_history =
             (stored.stream_id, stored.epoch) == (self.position.stream_id, self.position.epoch);
         if !same_history || stored.offset < self.position.offset || stored.offset > end {

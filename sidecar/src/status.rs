@@ -38,14 +38,18 @@ struct Inner {
     version: watch::Sender<u64>,
     /// How many subscriptions are attached now.
     attached: watch::Sender<usize>,
+    /// How many have never heard which streams they have.
+    unassigned: watch::Sender<usize>,
 }
 
 impl Board {
-    pub(crate) fn new() -> Self {
+    /// A board for this many subscriptions.
+    pub(crate) fn new(subscriptions: usize) -> Self {
         Self(Arc::new(Inner {
             statuses: Mutex::default(),
             version: watch::Sender::new(0),
             attached: watch::Sender::new(0),
+            unassigned: watch::Sender::new(subscriptions),
         }))
     }
 
@@ -124,6 +128,17 @@ impl Board {
     pub(crate) fn attach(&self) -> Attached {
         self.0.attached.send_modify(|attached| *attached += 1);
         Attached(self.clone())
+    }
+
+    /// One subscription has heard for the first time which streams it has, and all are on the board.
+    pub(crate) fn assigned(&self) {
+        self.0.unassigned.send_modify(|unassigned| *unassigned = unassigned.saturating_sub(1));
+        self.0.version.send_modify(|version| *version += 1);
+    }
+
+    /// A stream that is not on the board now is none of this pusher's.
+    pub(crate) fn is_complete(&self) -> bool {
+        *self.0.unassigned.borrow() == 0
     }
 
     pub(crate) fn is_attached(&self) -> bool {

@@ -222,7 +222,12 @@ impl StreamWorker {
             turn = turns.acquire() => turn,
         };
         if load.records > 0 {
-            self.say(PushState::Pushing, String::new());
+            let known = self.source.as_ref().map_or(load.next.offset, Source::stream_next);
+            self.shared.board.update(&self.place, |status| {
+                status.state = PushState::Pushing;
+                status.message.clear();
+                status.stream_next = status.stream_next.max(known);
+            });
         }
         let pushed = Pushed { base, next: load.next, records: load.records };
         let request = self.request(base, load);

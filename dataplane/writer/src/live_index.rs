@@ -191,18 +191,7 @@ impl LiveIndex {
     /// bytes. `None`: all is sealed.
     #[must_use]
     pub fn seal_range(&self, stream_id: StreamId, bytes_max: u64) -> Option<SealRange> {
-        let stream = self.streams.get(&stream_id)?;
-        let first = stream.unsealed?;
-        let mut range =
-            SealRange { base: first.batch.base, next: first.batch.next(), len_bytes: 0 };
-        for Border { batch, bytes_before } in stream.borders(first.batch.base) {
-            let len_bytes = bytes_before + u64::from(batch.len_bytes) - first.bytes_before;
-            if len_bytes > bytes_max && range.base != batch.base {
-                break;
-            }
-            (range.next, range.len_bytes) = (batch.next(), len_bytes);
-        }
-        Some(range)
+        self.streams.get(&stream_id)?.seal_range(bytes_max)
     }
 
     /// Record bytes of a stream that are not in a committed chunk.
@@ -337,6 +326,34 @@ impl Stream {
             len_bytes: self.end_bytes - bytes_before,
             oldest_ms: batch.time_ms,
         })
+    }
+
+    /// The range ends at the last border that `bytes_max` reaches; skip points find its block.
+    fn seal_range(&self, bytes_max: u64) -> Option<SealRange> {
+        let Border { batch: first, bytes_before } = self.unsealed?;
+        let base = first.base;
+        let limit = bytes_before.saturating_add(bytes_max);
+        if self.end_bytes <= limit {
+            let (next, len_bytes) = (self.last.next(), self.end_bytes - bytes_before);
+            return Some(SealRange { base, next, len_bytes });
+        }
+        let reached =
+            self.blocks.partition_point(|block| block.first_border().bytes_before <= limit);
+        let last = self
+            .blocks
+            .range(reached.saturating_sub(1)..)
+            .flat_map(Block::borders)
+            .take_while(|border| border.bytes_before <= limit)
+            .filter(|border| border.batch.base > base)
+            .last();
+        Some(last.map_or(
+            SealRange { base, next: first.next(), len_bytes: first.len_bytes.into() },
+            |border| SealRange {
+                base,
+                next: border.batch.base,
+                len_bytes: border.bytes_before - bytes_before,
+            },
+        ))
     }
 
     fn live_bytes(&self) -> u64 {

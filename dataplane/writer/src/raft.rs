@@ -10,6 +10,8 @@
 mod log_store;
 mod network;
 mod state_machine;
+#[cfg(test)]
+mod suite;
 mod types;
 
 use std::collections::BTreeMap;

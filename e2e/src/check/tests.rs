@@ -5,6 +5,7 @@ mod effects;
 mod producers;
 mod pushes;
 mod quiet;
+mod random;
 mod reads;
 mod sessions;
 

@@ -13,8 +13,8 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
+use crate::audit::Audit;
 use crate::load::{Appender, Door, Kind, Load};
 use crate::readers::Source;
 use crate::world::World;
@@ -42,9 +42,10 @@ struct Run {
     world: World,
     load: Arc<Load>,
     recorder: Arc<Recorder>,
-    /// Ends the readers; appenders end earlier.
-    stop_reading: CancellationToken,
+    audit: Arc<Audit>,
+    /// The appenders; they end when they are told to.
     tasks: JoinSet<anyhow::Result<()>>,
+    /// Readers and the audit; they end with the run.
     readers: JoinSet<anyhow::Result<()>>,
     rng: StdRng,
 }
@@ -85,13 +86,14 @@ async fn run(seed: u64) -> anyhow::Result<Report> {
 impl Run {
     async fn begin(seed: u64) -> anyhow::Result<Self> {
         let mut world = World::found(&STREAMS).await?;
-        world.subscribe(ORDERS).await?;
+        world.subscribe(ORDERS, &STREAMS).await?;
         let recorder = Arc::new(Recorder::new(Some(&world.folder.join("history.jsonl")))?);
         let load = Load::new(Arc::clone(&recorder));
-        let stop_reading = CancellationToken::new();
         let (tasks, readers) = (JoinSet::new(), JoinSet::new());
-        let rng = StdRng::seed_from_u64(seed);
-        let mut run = Self { world, load, recorder, stop_reading, tasks, readers, rng };
+        let mut rng = StdRng::seed_from_u64(seed);
+        let audit = Audit::new(&recorder, rng.random());
+        let mut run = Self { world, load, recorder, audit, tasks, readers, rng };
+        run.readers.spawn(Arc::clone(&run.audit).serve(run.world.audit_port));
         run.start_appenders();
         run.start_readers();
         Ok(run)
@@ -129,7 +131,7 @@ impl Run {
     }
 
     fn source(&self, stream: &str) -> Source {
-        Source::new(&self.world, stream, &self.recorder, &self.stop_reading)
+        Source::new(&self.world, stream, &self.recorder)
     }
 
     /// All kills, then the end of the load, then the reads that the verdict needs.
@@ -166,20 +168,27 @@ impl Run {
         .await
     }
 
-    /// Kills a program, sees that it is gone, and starts it again.
+    /// Kills a program, sees that it is gone, and starts it again. Both pushers go together.
     async fn kill(&mut self, fault: Fault, round: u32) -> anyhow::Result<()> {
         let running = &mut self.world.running;
-        let process = match fault {
-            Fault::KillWriter => running.writer.take(),
-            Fault::KillPusher => running.pusher.take(),
-            Fault::KillApplication => running.application.take(),
+        let victims = match fault {
+            Fault::KillWriter => vec![running.writer.take()],
+            Fault::KillPusher => vec![running.pusher.take(), running.audit_pusher.take()],
+            Fault::KillApplication => vec![running.application.take()],
         };
-        let id = self.recorder.fault_begin(fault);
-        process.context("it runs")?.kill().await?;
-        self.recorder.fault_confirmed(id, fault);
+        let mut faults = Vec::new();
+        for process in victims {
+            let id = self.recorder.fault_begin(fault);
+            process.context("it runs")?.kill().await?;
+            self.recorder.fault_confirmed(id, fault);
+            faults.push(id);
+        }
         match fault {
             Fault::KillWriter => self.world.start_writer().await?,
-            Fault::KillPusher => self.world.start_pusher().await?,
+            Fault::KillPusher => {
+                self.world.start_pusher().await?;
+                self.world.start_audit_pusher().await?;
+            }
             Fault::KillApplication => {
                 self.record_effects(false)?;
                 if ROUNDS_WITH_LOSS.contains(&round) {
@@ -188,7 +197,9 @@ impl Run {
                 self.world.start_application().await?;
             }
         }
-        self.recorder.fault_end(id, fault);
+        for id in faults {
+            self.recorder.fault_end(id, fault);
+        }
         Ok(())
     }
 
@@ -221,7 +232,15 @@ impl Run {
         wait_until("everything is pushed", PROGRESS_TIMEOUT, async || {
             Ok(self.world.position(ORDERS)? == Some(end))
         })
-        .await
+        .await?;
+        for stream in STREAMS {
+            let end = self.world.stream(stream).await?.next_offset;
+            wait_until("the audit has everything", PROGRESS_TIMEOUT, async || {
+                Ok(self.audit.position(stream)? == Some(end))
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     fn record_effects(&self, complete: bool) -> anyhow::Result<()> {
@@ -256,10 +275,6 @@ impl Run {
                 }
             }
         }
-        self.stop_reading.cancel();
-        while let Some(ended) = self.readers.join_next().await {
-            ended??;
-        }
-        Ok(())
+        self.nobody_gave_up()
     }
 }

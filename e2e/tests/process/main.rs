@@ -9,6 +9,7 @@
     reason = "all of this is test code"
 )]
 
+mod audit;
 mod kill;
 mod load;
 mod readers;

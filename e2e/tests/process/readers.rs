@@ -19,7 +19,6 @@ use pyramid_storage::Fetcher;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status, Streaming};
 
 use crate::world::World;
@@ -39,23 +38,16 @@ pub(crate) struct Source {
     /// The folder of the object store.
     pub(crate) store: std::path::PathBuf,
     pub(crate) recorder: Arc<Recorder>,
-    pub(crate) stop: CancellationToken,
 }
 
 impl Source {
-    pub(crate) fn new(
-        world: &World,
-        stream: &str,
-        recorder: &Arc<Recorder>,
-        stop: &CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(world: &World, stream: &str, recorder: &Arc<Recorder>) -> Self {
         Self {
             stream: stream.to_owned(),
             writer_port: world.writer_port,
             local_port: world.local_port,
             store: world.folder.join("store"),
             recorder: Arc::clone(recorder),
-            stop: stop.clone(),
         }
     }
 
@@ -76,18 +68,13 @@ impl Source {
     pub(crate) async fn follow(self) -> anyhow::Result<()> {
         let name = format!("follower-{}", self.stream);
         let mut due = 0;
-        while !self.stop.is_cancelled() {
+        loop {
             let answers = self.writer()?.read(self.request(due, true)).await;
             if let Ok(answers) = answers {
-                tokio::select! {
-                    biased;
-                    () = self.stop.cancelled() => {}
-                    wrong = self.follow_one(&name, answers.into_inner(), &mut due) => wrong?,
-                }
+                self.follow_one(&name, answers.into_inner(), &mut due).await?;
             }
             sleep(RETRY_DELAY).await;
         }
-        Ok(())
     }
 
     /// One call, until it is lost.
@@ -115,7 +102,7 @@ impl Source {
     /// Asks again and again where the stream ends.
     pub(crate) async fn watch_end(self) -> anyhow::Result<()> {
         let name = format!("watcher-{}", self.stream);
-        while !self.stop.is_cancelled() {
+        loop {
             let call = Call::Tail { stream: self.stream.clone(), session: 0 };
             let op = self.recorder.invoke(&name, call);
             let request = GetStreamRequest { stream: self.stream.clone(), min_next_offset: None };
@@ -128,7 +115,6 @@ impl Source {
             }
             sleep(RETRY_DELAY).await;
         }
-        Ok(())
     }
 
     /// Reads from a random place to the end, again and again, opening chunks itself.
@@ -136,22 +122,14 @@ impl Source {
         let name = format!("chunk-reader-{}", self.stream);
         let mut rng = StdRng::seed_from_u64(seed);
         let mut reach = 0;
-        while !self.stop.is_cancelled() {
+        loop {
             let from = rng.random_range(0..=reach);
             let op = self.recorder.invoke(&name, self.call(ReadPath::Chunks, 0, from, false));
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => {}
-                read = self.through_chunks(from) => {
-                    let (pieces, end) = read?;
-                    reach = reach.max(end);
-                    let caught_up = Some(end);
-                    self.recorder.ok(&name, op, Outcome::Read { pieces, caught_up });
-                }
-            }
+            let (pieces, end) = self.through_chunks(from).await?;
+            reach = reach.max(end);
+            self.recorder.ok(&name, op, Outcome::Read { pieces, caught_up: Some(end) });
             sleep(RETRY_DELAY).await;
         }
-        Ok(())
     }
 
     /// Everything from an offset to the end, with the client that opens chunks. It waits for the

@@ -21,8 +21,9 @@ use tonic::transport::Channel;
 /// Small enough that a short run seals many chunks. Unit: bytes of records.
 const CHUNK_BYTES: u32 = 256 << 10;
 
-/// The name of the one subscription.
+/// The subscription of the application, and the one of the audit inside the test.
 const SUBSCRIPTION: &str = "till";
+const AUDIT: &str = "audit";
 
 /// Folders, ports and recipes; a process of each recipe while it runs.
 pub(crate) struct World {
@@ -30,9 +31,11 @@ pub(crate) struct World {
     pub(crate) writer_port: u16,
     pub(crate) admin_port: u16,
     pub(crate) local_port: u16,
+    pub(crate) audit_port: u16,
     pub(crate) kek: [u8; 32],
     writer: Recipe,
     pusher: Recipe,
+    audit_pusher: Recipe,
     application: Recipe,
     pub(crate) running: Running,
     cluster_id: [u8; 16],
@@ -43,6 +46,7 @@ pub(crate) struct World {
 pub(crate) struct Running {
     pub(crate) writer: Option<Process>,
     pub(crate) pusher: Option<Process>,
+    pub(crate) audit_pusher: Option<Process>,
     pub(crate) application: Option<Process>,
 }
 
@@ -89,6 +93,7 @@ impl World {
         let folder = Folder::new()?;
         let (writer_port, admin_port) = (free_port()?, free_port()?);
         let (local_port, application_port) = (free_port()?, free_port()?);
+        let (audit_local_port, audit_port) = (free_port()?, free_port()?);
         let kek: [u8; 32] = random();
         let digits: String = kek.iter().map(|byte| format!("{byte:02x}")).collect();
         std::fs::write(folder.join("kek"), format!("test = {digits}\n"))?;
@@ -117,18 +122,19 @@ impl World {
             ],
             "ready ",
         );
-        let pusher = recipe(
-            "pusher",
-            program("pyramid-pusher")?,
-            &[
+        let pusher_program = program("pyramid-pusher")?;
+        let pusher = |name, subscription: &str, application_port: u16, local_port| {
+            let arguments = [
                 ("--writer", loopback(writer_port)),
-                ("--subscription", SUBSCRIPTION.to_owned()),
+                ("--subscription", subscription.to_owned()),
                 ("--app-port", application_port.to_string()),
                 ("--local-listen", loopback(local_port)),
                 ("--chunk-dir", path("store")),
-            ],
-            "ready ",
-        );
+            ];
+            recipe(name, pusher_program.clone(), &arguments, "ready ")
+        };
+        let audit_pusher = pusher("audit-pusher", AUDIT, audit_port, audit_local_port);
+        let pusher = pusher("pusher", SUBSCRIPTION, application_port, local_port);
         let application = recipe(
             "application",
             program("orders")?,
@@ -143,21 +149,24 @@ impl World {
             writer_port,
             admin_port,
             local_port,
+            audit_port,
             kek,
             writer,
             pusher,
+            audit_pusher,
             application,
             running: Running::default(),
             cluster_id: random(),
         })
     }
 
-    /// Subscribes the application to a stream from its first record on, and starts both sides.
-    pub(crate) async fn subscribe(&mut self, stream: &str) -> anyhow::Result<()> {
-        let subscription = PutSubscription {
-            object: Some(ObjectRef { uid: "uid-subscription".into(), generation: 1 }),
-            name: SUBSCRIPTION.to_owned(),
-            streams: vec![stream.to_owned()],
+    /// Subscribes the application to one stream and the audit to several, from their first record
+    /// on, and starts all but the audit.
+    pub(crate) async fn subscribe(&mut self, stream: &str, audited: &[&str]) -> anyhow::Result<()> {
+        let subscription = |name: &str, streams: &[&str]| PutSubscription {
+            object: Some(ObjectRef { uid: format!("uid-{name}"), generation: 1 }),
+            name: name.to_owned(),
+            streams: streams.iter().map(|stream| (*stream).to_owned()).collect(),
             start_from: StartFrom::Earliest.into(),
             paused: false,
             mode: DeliveryMode::Broadcast.into(),
@@ -166,15 +175,19 @@ impl World {
         };
         let request = PutSubscriptionsRequest {
             cluster_id: self.cluster_id.to_vec().into(),
-            subscriptions: vec![subscription],
+            subscriptions: vec![
+                subscription(SUBSCRIPTION, &[stream]),
+                subscription(AUDIT, audited),
+            ],
         };
         let answer = self.admin()?.put_subscriptions(request).await?.into_inner();
         ensure!(
             answer.results.iter().all(|result| result.refused.is_none()),
-            "the subscription was refused: {answer:?}"
+            "a subscription was refused: {answer:?}"
         );
         self.start_application().await?;
-        self.start_pusher().await
+        self.start_pusher().await?;
+        self.start_audit_pusher().await
     }
 
     pub(crate) async fn start_writer(&mut self) -> anyhow::Result<()> {
@@ -189,6 +202,11 @@ impl World {
 
     pub(crate) async fn start_pusher(&mut self) -> anyhow::Result<()> {
         self.running.pusher = Some(self.pusher.start().await?);
+        Ok(())
+    }
+
+    pub(crate) async fn start_audit_pusher(&mut self) -> anyhow::Result<()> {
+        self.running.audit_pusher = Some(self.audit_pusher.start().await?);
         Ok(())
     }
 

@@ -5,7 +5,10 @@
 
 #![allow(dead_code, reason = "two test programs use different parts of it")]
 
+// Named in full, because the pusher's tests include this file by its path.
+#[path = "fake_writer/network.rs"]
 pub(crate) mod network;
+#[path = "fake_writer/service.rs"]
 pub(crate) mod service;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};

@@ -1,4 +1,4 @@
-//! zstd, level 1: level 3 costs twice the CPU for about one per cent (`research/storage.md` 3.2).
+//! zstd, level 1: level 3 costs twice the CPU for about one per cent.
 
 use zeroize::Zeroize;
 use zstd::zstd_safe;

@@ -11,7 +11,9 @@
 //! and `-`; no id is there twice.
 
 use std::{
-    fmt, fs,
+    fmt,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -71,8 +73,10 @@ impl Keks {
     ///
     /// All of [`LoadError`].
     pub fn load(path: &Path) -> Result<Self, LoadError> {
-        let text = fs::read_to_string(path)
-            .map(Zeroizing::new)
+        let mut text = Zeroizing::new(String::with_capacity(FILE_BYTES_MAX + 1));
+        let len_max = u64::try_from(FILE_BYTES_MAX + 1).unwrap_or(u64::MAX);
+        File::open(path)
+            .and_then(|file| file.take(len_max).read_to_string(&mut text))
             .map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
         Self::parse(&text)
     }

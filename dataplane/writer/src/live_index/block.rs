@@ -24,6 +24,10 @@ impl Block {
         &self.first.batch
     }
 
+    pub(super) fn first_border(&self) -> &Border {
+        &self.first
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.count == BLOCK_LEN
     }

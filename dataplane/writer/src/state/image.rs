@@ -249,7 +249,7 @@ fn producers(images: Vec<stored::ProducerState>) -> Result<Producers> {
         check(names.insert((producer.identity.clone(), producer.name.clone())), || {
             format!("producer {id}: name used twice")
         })?;
-        producers.by_id.insert(id, producer);
+        producers.by_id.insert(id, Arc::new(producer));
     }
     Ok(producers)
 }

@@ -1,6 +1,7 @@
 //! [`Producers`]: who appends to a stream, and what each wrote last (formats.md 7).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use pyramid_protocol::limits::{PRODUCER_BATCHES_MAX, PRODUCER_IDLE_MS, PRODUCERS_PER_STREAM_MAX};
 use pyramid_protocol::pb::stored::v1::ProducerBatch;
@@ -11,7 +12,8 @@ use crate::entry;
 /// The producers of one stream, by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Producers {
-    pub(super) by_id: BTreeMap<u64, Producer>,
+    /// Each shared until it changes, so that an append copies one of them at most.
+    pub(super) by_id: BTreeMap<u64, Arc<Producer>>,
 }
 
 /// One producer of one stream.
@@ -46,12 +48,12 @@ impl Producers {
     /// The producer with this id.
     #[must_use]
     pub fn by_id(&self, id: u64) -> Option<&Producer> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).map(|producer| &**producer)
     }
 
     /// Ids and producers, by id.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Producer)> {
-        self.by_id.iter().map(|(id, producer)| (*id, producer))
+        self.by_id.iter().map(|(id, producer)| (*id, &**producer))
     }
 
     /// How many.
@@ -106,7 +108,7 @@ impl Producers {
 
     /// Remembers a batch of the producer `id`; its sequence has been checked.
     pub(super) fn remember(&mut self, id: u64, batch: ProducerBatch, running_ms: u64) {
-        let Some(producer) = self.by_id.get_mut(&id) else { return };
+        let Some(producer) = self.by_id.get_mut(&id).map(Arc::make_mut) else { return };
         if producer.batches.len() == PRODUCER_BATCHES_MAX {
             producer.batches.pop_front();
         }
@@ -121,10 +123,10 @@ impl Producers {
         who: &Init<'_>,
         running_ms: u64,
     ) -> Result<ProducerReady, ControlRefused> {
-        let named = |(_, producer): &(&u64, &mut Producer)| {
-            producer.identity == who.identity && producer.name == who.name
-        };
-        if let Some((id, producer)) = self.by_id.iter_mut().find(named) {
+        let named =
+            |producer: &Producer| producer.identity == who.identity && producer.name == who.name;
+        if let Some((id, producer)) = self.by_id.iter_mut().find(|(_, producer)| named(producer)) {
+            let producer = Arc::make_mut(producer);
             producer.epoch = producer.epoch.checked_add(1).ok_or(ControlRefused::UsedUp)?;
             producer.last_used_ms = running_ms;
             let (epoch, next_sequence) = (producer.epoch, producer.next_sequence);
@@ -148,7 +150,7 @@ impl Producers {
             last_used_ms: running_ms,
             batches: VecDeque::new(),
         };
-        self.by_id.insert(who.new_id, producer);
+        self.by_id.insert(who.new_id, Arc::new(producer));
         Ok(ProducerReady { id: who.new_id, epoch: FIRST_EPOCH, next_sequence: 0, known: false })
     }
 

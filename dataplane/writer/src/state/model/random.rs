@@ -259,7 +259,10 @@ impl Case {
         let live = model.streams.iter().filter(|stream| stream.alive);
         let live =
             live.flat_map(|one| one.batches.iter().filter(|batch| batch.base >= one.shipped()));
-        assert_eq!(self.live.len_bytes(), live.clone().map(|batch| u64::from(batch.len)).sum());
+        assert_eq!(
+            self.live.len_bytes(),
+            live.clone().map(|batch| u64::from(batch.len)).sum::<u64>()
+        );
         assert_eq!(self.live.oldest_index(), live.map(|batch| batch.index).min());
     }
 

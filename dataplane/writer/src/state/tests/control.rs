@@ -172,7 +172,10 @@ fn the_first_offset_never_goes_back_nor_past_the_end() {
     let mut log = Log::with_orders(5);
     let trimmed = |first| ControlOutcome::Trimmed { first: Offset::new(first) };
     for (to, first) in [(0, 0), (3, 3), (3, 3), (2, 3), (0, 3), (5, 5)] {
-        assert_eq!(log.command(trim(ORDERS, to)), trimmed(first), "trim to {to}");
+        let moves = to > log.ends(ORDERS).0;
+        let applied = log.control(trim(ORDERS, to));
+        assert_eq!(applied.control, Some(trimmed(first)), "trim to {to}");
+        assert_eq!(applied.change.is_some(), moves, "trim to {to}");
     }
     let beyond = ControlRefused::BeyondNext { next: Offset::new(5) };
     assert_eq!(log.refused(trim(ORDERS, 6)), beyond);
