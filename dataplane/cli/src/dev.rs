@@ -155,7 +155,10 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
         () = signals.next() => Ok(()),
         ended = Parts::ended(&mut parts.writer, "the Writer") => ended,
         outcome = async {
-            served.await.context("the Writer did not start")?;
+            if served.await.is_err() {
+                // It has ended, and the branch above says why.
+                std::future::pending::<()>().await;
+            }
             let start = Start { folder: &folder, subscribe: &subscribe, addresses, local_listen };
             start.go_on(&mut parts.pusher, &parts.stop_pusher, output).await
         } => outcome,
@@ -220,19 +223,17 @@ impl Start<'_> {
         pusher.spawn(async move {
             pyramid_sidecar::run(config, ready, stop).await.context("--local-listen")
         });
-        let local = tokio::select! {
-            biased;
-            ended = Parts::ended(pusher, "the pusher") => {
-                return ended.and_then(|()| Err(anyhow!("the pusher stopped")));
-            }
-            ready = serves => ready.ok().and_then(|ready| ready.local),
+        let local = match serves.await {
+            Ok(ready) => ready.local.context("the pusher serves no applications")?,
+            // It has ended, and says why.
+            Err(_closed) => return Parts::ended(pusher, "the pusher").await,
         };
         let running = Running {
             pid: std::process::id(),
             cluster_id: declared.cluster_id.to_string(),
             writer,
             admin,
-            local: local.context("the pusher did not start")?,
+            local,
             objects: folder.objects.clone(),
             kek_file: folder.kek_file.clone(),
         };

@@ -43,7 +43,7 @@ until_true() {
     done
 }
 has_all() { [[ "$(rows)" -eq "$total" ]]; }
-has_some() { [[ "$(rows)" -gt "$1" ]]; }
+has_more_than() { [[ "$(rows)" -gt "$1" ]]; }
 start_application() { # LISTEN
     "$orders" --listen "$1" --database orders.db >application.out 2>>application.log &
     application=$!
@@ -72,7 +72,7 @@ for ((n = 0; n < repeat; n++)); do
     "$pyramid" stream append orders --file "$file" --jsonl &
     append=$!
     if ((n == repeat / 2)); then
-        until_true "the delivery of some orders" has_some "$(rows)"
+        until_true "the delivery of some orders" has_more_than $((n * total / repeat))
         kill_application
         echo "killed the application; its table has $(rows) orders; it starts again"
         start_application "$address"
