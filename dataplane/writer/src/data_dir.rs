@@ -119,9 +119,11 @@ impl DataDir {
     ///
     /// All but [`Error::Foreign`]. Nothing was written.
     pub fn open(disk: std::sync::Arc<dyn Disk>) -> Result<Self, Error> {
-        let lock = disk.lock().map_err(|source| match source.kind() {
-            io::ErrorKind::WouldBlock => Error::Locked,
-            _ => Error::Io { action: "lock", path: "the data directory", source },
+        let lock = disk.lock().map_err(|source| {
+            if source.kind() == io::ErrorKind::WouldBlock {
+                return Error::Locked;
+            }
+            Error::Io { action: "lock", path: "the data directory", source }
         })?;
         let contents = match read(disk.as_ref())? {
             Some(bytes) => {

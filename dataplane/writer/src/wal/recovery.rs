@@ -13,8 +13,8 @@
 //! A segment always has its full length, so a short one was damaged. A log
 //! without its first block was damaged too: it was durable before the identity.
 //!
-//! After a good verdict, before Raft hears of anything: headers behind X are
-//! zeroed, segments behind X are removed, and the last good block is written
+//! After a good verdict, before Raft hears of anything: what is cut is zeroed,
+//! segments behind X are removed, and the last good block is written
 //! again and synced, for after a kill it may be in memory only, and after a
 //! failed sync the kernel may call it clean. All of this may be cut off at any
 //! point and done again, and it needs no free space.
@@ -180,9 +180,11 @@ impl<'a> Scan<'a> {
         config: &'a Config,
         identity: &'a Identity,
     ) -> Result<Self, OpenError> {
-        let names = disk.list(segment::DIR).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => quarantined(0, "its directory is missing"),
-            _ => failed("list", segment::DIR)(error),
+        let names = disk.list(segment::DIR).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                return quarantined(0, "its directory is missing");
+            }
+            failed("list", segment::DIR)(error)
         })?;
         let mut scan = Self {
             disk,
@@ -356,8 +358,8 @@ impl<'a> Scan<'a> {
             while at < segment_end {
                 let bytes = self.read(at, LOOK_BYTES.min(segment_end - at))?;
                 self.look_for_later_blocks(&bytes, at, x)?;
-                if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
-                    end = Some(at + u64::try_from(last).unwrap_or(u64::MAX) + 1);
+                if let Some(len) = len_without_zeros(&bytes) {
+                    end = Some(at + len);
                     self.written_behind.insert(start);
                 }
                 at += LOOK_BYTES;
@@ -401,6 +403,16 @@ impl<'a> Scan<'a> {
         bytes.truncate(read);
         Ok(bytes.into())
     }
+}
+
+/// The length up to the last byte that is not zero; `None` if all are.
+fn len_without_zeros(bytes: &[u8]) -> Option<u64> {
+    // Whole pieces first: nearly all of a segment is zeros.
+    const ZEROS: [u8; block::ALIGN] = [0; block::ALIGN];
+    let is_zero = |piece: &[u8]| ZEROS.get(..piece.len()) == Some(piece);
+    let last = bytes.chunks(block::ALIGN).rposition(|piece| !is_zero(piece))? * block::ALIGN;
+    let within = bytes.get(last..)?.iter().take(block::ALIGN).rposition(|byte| *byte != 0)?;
+    u64::try_from(last + within + 1).ok()
 }
 
 fn quarantined(at_lsn: u64, what: impl Into<String>) -> OpenError {
