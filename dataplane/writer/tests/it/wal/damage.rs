@@ -296,12 +296,15 @@ fn what_a_newer_program_wrote_is_refused_and_not_cut() {
         block[60..64].copy_from_slice(&frames_crc.to_le_bytes());
     };
     let newer_flag = |block: &mut [u8]| block[56] |= 4;
-    let changes: [&dyn Fn(&mut [u8]); 2] = [&newer_frame, &newer_flag];
-    for change in changes {
+    for is_flag in [false, true] {
         let disk = disk.after_kill();
         disk.damage(SECOND, |bytes| {
             let block = &mut bytes[16384..20480];
-            change(block);
+            if is_flag {
+                newer_flag(block);
+            } else {
+                newer_frame(block);
+            }
             let seed = crc32c::crc32c(&IDENTITY.wal_id);
             let header_crc = crc32c::crc32c_append(seed, &block[8..64]);
             block[4..8].copy_from_slice(&header_crc.to_le_bytes());

@@ -155,6 +155,8 @@ impl Model {
 fn short(atom: &Atom) -> String {
     match atom {
         Atom::Entry(entry) => format!("{} ({})", entry.id, entry.payload.len()),
-        other => format!("{other:?}"),
+        Atom::Vote(_) | Atom::Committed(_) | Atom::TruncateAfter(_) | Atom::Purged(_) => {
+            format!("{atom:?}")
+        }
     }
 }
