@@ -97,7 +97,7 @@ pub enum Error {
     },
 
     /// The directory already belongs to somebody else.
-    #[error("the data directory belongs to node {node_id} of another cluster or to another node")]
+    #[error("the data directory already belongs to node {node_id}, maybe of another cluster")]
     Foreign {
         /// Whose it is.
         node_id: u64,

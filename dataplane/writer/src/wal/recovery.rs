@@ -20,6 +20,7 @@
 //! point and done again, and it needs no free space.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     io,
     sync::Arc,
@@ -172,6 +173,7 @@ struct Scan<'a> {
     log: Log,
     last: Option<Block>,
     report: Report,
+    window: RefCell<Window>,
 }
 
 impl<'a> Scan<'a> {
@@ -198,6 +200,7 @@ impl<'a> Scan<'a> {
             log: Log::new(config.cache_bytes_max),
             last: None,
             report: Report::default(),
+            window: RefCell::default(),
         };
         for name in names {
             match Name::parse(&name) {
@@ -395,13 +398,35 @@ impl<'a> Scan<'a> {
 
     /// Reads `len` bytes, or up to the end of the file.
     fn read(&self, at: u64, len: u64) -> Result<Bytes, OpenError> {
+        let mut window = self.window.borrow_mut();
+        if let Some(bytes) = window.slice(at, len) {
+            return Ok(bytes);
+        }
         let start = self.segment_start(at);
         let file = self.file(start)?;
         let path = segment::segment_path(start);
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let ahead = LOOK_BYTES.min(start + self.config.segment_bytes - at).max(len);
+        let mut bytes = vec![0; usize::try_from(ahead).unwrap_or(usize::MAX)];
         let read = file.read_at(&mut bytes, at - start).map_err(failed("read", &path))?;
         bytes.truncate(read);
-        Ok(bytes.into())
+        *window = Window { at, bytes: bytes.into() };
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(window.bytes.len());
+        Ok(window.bytes.slice(..len))
+    }
+}
+
+/// What was read last. Blocks may be small, and there are many.
+#[derive(Debug, Default)]
+struct Window {
+    at: u64,
+    bytes: Bytes,
+}
+
+impl Window {
+    fn slice(&self, at: u64, len: u64) -> Option<Bytes> {
+        let from = usize::try_from(at.checked_sub(self.at)?).ok()?;
+        let to = from.checked_add(usize::try_from(len).ok()?)?;
+        (to <= self.bytes.len()).then(|| self.bytes.slice(from..to))
     }
 }
 

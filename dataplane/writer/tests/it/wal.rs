@@ -5,5 +5,6 @@ mod damage;
 mod full;
 mod golden;
 mod model;
+mod task;
 mod threads;
 mod workload;

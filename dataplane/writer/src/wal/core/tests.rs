@@ -150,6 +150,17 @@ fn a_commit_mark_rides_in_its_order_and_makes_no_block() {
 }
 
 #[test]
+fn a_frame_above_the_limit_takes_the_mark_before_it_along() {
+    let mut core = core_at(8192);
+    let larger = entry(1, 20_000);
+    let queue = vec![committed(0), item(larger.clone(), 1), committed(1), item(entry(2, 1), 2)];
+    let output = core.step(Input::Queue(queue), MS);
+    let mark = |index| Frame::Committed(LogId { term: 1, index });
+    assert_eq!(data(&output), [mark(0), larger]);
+    assert_eq!(data(&core.step(written(), MS)), [mark(1), entry(2, 1)]);
+}
+
+#[test]
 fn one_idle_block_follows_the_last_data_block_and_takes_the_mark_along() {
     let mut core = core_at(8192);
     core.step(Input::Queue(vec![item(entry(1, 1), 1)]), 10 * MS);

@@ -21,7 +21,12 @@ const IDENTITY: Identity = Identity {
 };
 
 fn config() -> Config {
-    Config { segment_bytes: 24 << 10, entry_bytes_max: 4 << 10, ..Config::new(1 << 20, 1 << 16) }
+    Config {
+        segment_bytes: 24 << 10,
+        block_bytes_max: 8 << 10,
+        entry_bytes_max: 4 << 10,
+        ..Config::new(1 << 20, 1 << 16)
+    }
 }
 
 fn entry(term: u64, index: u64, payload: &'static str) -> LogEntry {
