@@ -1,1 +1,10 @@
+//! Suites that see the whole.
+//!
+//! The way of a run: programs are started as processes ([`process`]), load and faults are written
+//! down as a [`history`], and the [`check`] of that history is the verdict. The checker is exact:
+//! it needs no model of the Writer, because a complete read at the end fixes the order of all
+//! appends, and each promise is then a comparison with that order.
 
+pub mod check;
+pub mod history;
+pub mod process;

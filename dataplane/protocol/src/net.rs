@@ -57,6 +57,13 @@ pub trait Accept: Send + Sync + 'static {
     async fn accept(&self) -> io::Result<Accepted>;
 }
 
+#[tonic::async_trait]
+impl Accept for Box<dyn Accept> {
+    async fn accept(&self) -> io::Result<Accepted> {
+        (**self).accept().await
+    }
+}
+
 /// A connection taken, and who is at its other end.
 pub struct Accepted {
     io: BoxIo,

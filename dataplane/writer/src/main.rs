@@ -1,1 +1,77 @@
-fn main() {}
+//! `pyramid-writer`: parse, run, stop.
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use pyramid_writer::config::Args;
+use pyramid_writer::replica::{self, Environment};
+use pyramid_writer::telemetry;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Exit code for settings that cannot be used.
+const EX_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if let Err(error) = telemetry::init(&args.log, args.log_format) {
+        return fail(EX_CONFIG, error.context("--log").as_ref());
+    }
+    // With a panic in one task the others would limp on; a restart is safe and fast.
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(EX_CONFIG, &error),
+    };
+    match runtime.block_on(run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, error)) => fail(code, &*error),
+    }
+}
+
+type Failure = (u8, Box<dyn Error + Send + Sync>);
+
+async fn run(args: Args) -> Result<(), Failure> {
+    let failed = |error: replica::Error| -> Failure { (error.exit_code(), error.into()) };
+    let config =
+        args.replica.into_config().map_err(|error| -> Failure { (EX_CONFIG, error.into()) })?;
+    let mut terminate = signal(SignalKind::terminate())
+        .map_err(|error| -> Failure { (EX_CONFIG, error.into()) })?;
+    let (environment, addresses) =
+        Environment::open(&config, args.listen, args.admin_listen).await.map_err(failed)?;
+    let ready = move || {
+        let mut out = std::io::stdout().lock();
+        // Whoever started this program may have closed its output; that is no reason to stop.
+        drop(writeln!(out, "ready writer={} admin={}", addresses.writer, addresses.admin));
+        drop(out.flush());
+    };
+    let shutdown = CancellationToken::new();
+    let running = replica::run(config, environment, ready, shutdown.clone());
+    tokio::pin!(running);
+    tokio::select! {
+        ended = &mut running => return ended.map_err(failed),
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    tracing::info!("stops");
+    shutdown.cancel();
+    running.await.map_err(failed)
+}
+
+/// One line that says what happened, with its causes.
+fn fail(code: u8, error: &(dyn Error + 'static)) -> ExitCode {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    drop(writeln!(std::io::stderr(), "pyramid-writer: {line}"));
+    ExitCode::from(code)
+}

@@ -307,6 +307,12 @@ impl Wal {
         entry.filter(|entry| entry.id == id).ok_or(ReadError::Moved { index: id.index })
     }
 
+    /// One entry, if it is in memory.
+    #[must_use]
+    pub fn cached(&self, index: u64) -> Option<LogEntry> {
+        self.log.shared.inner().log.cached(index).cloned()
+    }
+
     /// The id of the entry at `index`, if the log holds one.
     #[must_use]
     pub fn log_id(&self, index: u64) -> Option<LogId> {

@@ -8,4 +8,6 @@
     reason = "tests fail loudly and print their counts"
 )]
 
+mod restart;
 mod wal;
+mod writer;

@@ -1,1 +1,49 @@
-fn main() {}
+//! A sample application: a `SQLite` table that follows a stream, each record exactly once.
+//!
+//! The way of a push: the pusher calls [`service`], which hands the request to [`consumer::push`].
+//! That function is all that an application needs; `docs/push-protocol.md` prints and explains it.
+//! A crash anywhere leaves a database in which rows and position agree, and the next push that does
+//! not begin at this position is told so.
+
+mod consumer;
+mod database;
+mod service;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Parser;
+use pyramid_protocol::net::TcpAccept;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Keeps a table of orders up to date.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Where the pusher finds this application. Port 0: a free one, which is printed.
+    #[arg(long, default_value = "127.0.0.1:50051")]
+    listen: SocketAddr,
+    /// The database; made if there is none.
+    #[arg(long)]
+    database: PathBuf,
+    /// Print the body of each stored order on a line of its own and end.
+    #[arg(long)]
+    print: bool,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Args { listen, database, print } = Args::parse();
+    let database = database::open(&database)?;
+    if print {
+        return database::print(&database, &mut io::stdout().lock());
+    }
+    let accept = TcpAccept::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    writeln!(io::stdout(), "listening on {}", accept.local_address()?)?;
+    service::serve(database, accept, async move {
+        terminate.recv().await;
+    })
+    .await
+}

@@ -1,0 +1,245 @@
+//! The loop of a read: one call of `Read` after the other, until it has an end.
+
+use std::time::Duration;
+
+use pyramid_protocol::pb::v1::read_response::Item as PbItem;
+use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
+use pyramid_protocol::{Batch, Offset};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::Streaming;
+
+use crate::backoff::Backoff;
+use crate::connection::{Client, RETRY, Writer, wait};
+use crate::read::chunk::{self, ChunkBatches};
+use crate::read::progress::{Admitted, Broken, Progress};
+use crate::read::{Batches, Error, Item, Options};
+
+/// How long a replica may take to say where the read begins. The wait for `min_next_offset` comes
+/// on top, so a read with one is not timed.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) struct Session {
+    client: Client,
+    progress: Progress,
+    items: mpsc::Sender<Result<Item, Error>>,
+    backoff: Backoff,
+    /// Since when nothing has worked.
+    failing_since: Option<Instant>,
+}
+
+/// Why one call of `Read` has ended.
+enum End {
+    /// The whole read has ended, or nobody wants it any more.
+    Finished,
+    /// Ask again for what comes next.
+    Moved,
+    /// Ask again, after a wait.
+    Lost(Refusal),
+    /// Asking again would not help.
+    Refused(Refusal),
+}
+
+/// Lets `?` end a call.
+type Step<T> = Result<T, End>;
+
+impl Session {
+    pub(crate) fn new(
+        client: Client,
+        options: Options,
+        items: mpsc::Sender<Result<Item, Error>>,
+    ) -> Self {
+        let progress = Progress::new(options);
+        Self { client, progress, items, backoff: RETRY, failing_since: None }
+    }
+
+    pub(crate) async fn run(mut self) {
+        loop {
+            let before = self.progress.reached();
+            let writer = self.client.writer();
+            let Err(end) = self.call(&writer).await;
+            let refusal = match end {
+                End::Finished => return,
+                End::Moved if self.progress.reached() != before => continue,
+                // A Writer that sends a reader in a circle is asked slowly.
+                End::Moved => Refusal::unknown(Reason::Unavailable, "the offset has moved twice"),
+                End::Lost(refusal) => refusal,
+                End::Refused(refusal) => {
+                    // A reader that is gone does not want to know.
+                    drop(self.items.send(Err(Error::Refused(Box::new(refusal)))).await);
+                    return;
+                }
+            };
+            writer.failed(&refusal);
+            let since = *self.failing_since.get_or_insert_with(Instant::now);
+            let limit = self.progress.options().give_up_after;
+            if limit.is_some_and(|limit| since.elapsed() >= limit) {
+                let last = refusal.message;
+                drop(self.items.send(Err(Error::NoAnswer { last })).await);
+                return;
+            }
+            if self.deliver(Item::Interrupted(refusal.message.clone())).await.is_err() {
+                return;
+            }
+            sleep(wait(&refusal, &mut self.backoff, self.client.entropy())).await;
+        }
+    }
+
+    /// One call of `Read`. Comes back only with its end.
+    async fn call(&mut self, writer: &Writer) -> Step<std::convert::Infallible> {
+        let request = self.progress.request();
+        let timed = request.min_next_offset.is_none();
+        let mut calls = writer.calls();
+        let opening = async {
+            let mut messages = calls.read(request).await?.into_inner();
+            let first = next(&mut messages).await?;
+            Ok::<_, tonic::Status>((first, messages))
+        };
+        let opened = if timed {
+            timeout(START_TIMEOUT, opening).await.map_err(|_elapsed| lost("no answer in time"))?
+        } else {
+            opening.await
+        };
+        let (first, mut messages) = opened.map_err(|status| of_refusal(from_status(&status)))?;
+        self.item(first).await?;
+        loop {
+            let item = next(&mut messages).await;
+            self.item(item.map_err(|status| of_refusal(from_status(&status)))?).await?;
+        }
+    }
+
+    async fn item(&mut self, item: Option<PbItem>) -> Step<()> {
+        match item {
+            Some(PbItem::Start(start)) => {
+                let (first_offset, next_offset) = (start.first_offset, start.next_offset);
+                let position = self.progress.started(start).map_err(broken)?;
+                self.deliver(Item::Started {
+                    position,
+                    first_offset: Offset::new(first_offset),
+                    next_offset: Offset::new(next_offset),
+                })
+                .await
+            }
+            Some(PbItem::Batches(pb::ReadBatches { batches })) => {
+                if batches.is_empty() {
+                    return Err(broken(Broken::Empty));
+                }
+                let bytes = batches.iter().map(bytes::Bytes::len).sum();
+                let batches = batches
+                    .into_iter()
+                    .map(Batch::decode)
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| broken(error.into()))?;
+                let held = self.progress.options().budget.hold(bytes).await;
+                self.batches(Batches { batches, held }).await
+            }
+            Some(PbItem::Chunk(location)) => self.chunk(location).await,
+            Some(PbItem::CaughtUp(pb::CaughtUp { next_offset })) => {
+                let next_offset = Offset::new(next_offset);
+                self.progress.expect(next_offset).map_err(broken)?;
+                self.worked();
+                self.deliver(Item::CaughtUp(next_offset)).await?;
+                if self.progress.options().follow { Ok(()) } else { Err(End::Finished) }
+            }
+            Some(PbItem::Moved(pb::Moved { offset })) => {
+                self.progress.expect(Offset::new(offset)).map_err(broken)?;
+                Err(End::Moved)
+            }
+            Some(PbItem::Refused(refusal)) => Err(of_refusal(refusal)),
+            // A read with limits ends so when they are used up.
+            None if self.progress.has_limits() && self.progress.has_delivered() => {
+                Err(End::Finished)
+            }
+            None => Err(lost("the Writer ended the read")),
+        }
+    }
+
+    /// Takes and delivers batches that must be the next ones.
+    async fn batches(&mut self, batches: Batches) -> Step<()> {
+        let Batches { batches, held } = batches;
+        let mut admitted = Vec::with_capacity(batches.len());
+        let mut over = false;
+        for batch in batches {
+            match self.progress.admit(batch) {
+                Ok(Admitted::Batch(batch)) => admitted.push(batch),
+                Ok(Admitted::OverLimit) => {
+                    over = true;
+                    break;
+                }
+                // What came before it is good.
+                Err(error) => {
+                    if !admitted.is_empty() {
+                        self.deliver(Item::Batches(Batches { batches: admitted, held })).await?;
+                    }
+                    return Err(broken(error));
+                }
+            }
+        }
+        if !admitted.is_empty() {
+            self.worked();
+            self.deliver(Item::Batches(Batches { batches: admitted, held })).await?;
+        }
+        if over || self.progress.is_done() { Err(End::Finished) } else { Ok(()) }
+    }
+
+    /// Reads one chunk from where the read is to its end.
+    async fn chunk(&mut self, location: pb::ChunkLocation) -> Step<()> {
+        let reached = self.progress.reached().ok_or(broken(Broken::NotStarted))?;
+        let options = self.progress.options();
+        let Some(fetcher) = options.fetcher.clone() else {
+            return Err(lost("the Writer sent the place of a chunk that was not asked for"));
+        };
+        let end = Offset::new(location.next_offset);
+        let mut chunk =
+            ChunkBatches::open(&fetcher, location, reached.offset, options.budget.clone());
+        while let Some(batches) = chunk.next().await.map_err(of_chunk)? {
+            self.batches(batches).await?;
+        }
+        self.progress.expect(end).map_err(broken)
+    }
+
+    /// Something came: the connection is good.
+    fn worked(&mut self) {
+        self.backoff.reset();
+        self.failing_since = None;
+    }
+
+    async fn deliver(&self, item: Item) -> Step<()> {
+        self.items.send(Ok(item)).await.map_err(|_gone| End::Finished)
+    }
+}
+
+async fn next(messages: &mut Streaming<pb::ReadResponse>) -> Result<Option<PbItem>, tonic::Status> {
+    match messages.message().await? {
+        Some(pb::ReadResponse { item: Some(item) }) => Ok(Some(item)),
+        Some(pb::ReadResponse { item: None }) => {
+            Err(tonic::Status::unknown("the Writer sent an empty item"))
+        }
+        None => Ok(None),
+    }
+}
+
+fn from_status(status: &tonic::Status) -> Refusal {
+    Refusal::from_status(status)
+}
+
+fn of_refusal(refusal: Refusal) -> End {
+    if refusal.retry { End::Lost(refusal) } else { End::Refused(refusal) }
+}
+
+fn lost(message: &str) -> End {
+    End::Lost(Refusal::unknown(Reason::Unavailable, message))
+}
+
+/// What broke the rules is not used; another connection may do better.
+#[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
+fn broken(error: Broken) -> End {
+    End::Lost(Refusal::unknown(Reason::Unavailable, error.to_string()))
+}
+
+/// The location may be too old, or the bytes were damaged on their way: the Writer is asked for it
+/// again. What is damaged in the store stays damaged, and is told at each try.
+#[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
+fn of_chunk(error: chunk::Error) -> End {
+    End::Lost(Refusal::unknown(Reason::Damaged, error.to_string()))
+}

@@ -1,0 +1,4 @@
+mod damage;
+mod hostile;
+mod reading;
+mod sealing;

@@ -1,0 +1,349 @@
+//! The `Admin` service: what the operator, or `pyramid dev`, does to one replica.
+
+use std::sync::Arc;
+
+use pyramid_protocol::limits::{NAME_BYTES_MAX, SUBSCRIPTION_STREAMS_MAX};
+use pyramid_protocol::pb::stored::v1 as stored;
+use pyramid_protocol::pb::stored::v1::command::Command;
+use pyramid_protocol::pb::v1::admin_server::Admin;
+use pyramid_protocol::pb::v1::put_stream_result::Result as PutResult;
+use pyramid_protocol::pb::v1::{self as pb, DataState, Reason, Refusal};
+use pyramid_protocol::{StreamId, StreamName};
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::{Request, Response, Status};
+
+use crate::configured::{self, object};
+use crate::member::Member;
+use crate::service::{control_refusal, stream_info};
+use crate::state::{ControlOutcome, ControlRefused};
+
+/// Asks the replica to become the first member of a cluster.
+pub struct Found {
+    /// 16 bytes.
+    pub cluster_id: [u8; 16],
+    /// Where the answer goes, once the cluster is founded.
+    pub founded: oneshot::Sender<Result<u64, Refusal>>,
+}
+
+/// How many objects one `ListConfig` returns.
+const LIST_LEN_MAX: usize = 1_000;
+
+/// How often a drawn stream id may be in use before the generator is to blame.
+const DRAWS_MAX: usize = 8;
+
+/// The service.
+pub struct AdminService {
+    member: watch::Receiver<Option<Arc<Member>>>,
+    found: mpsc::Sender<Found>,
+}
+
+impl AdminService {
+    /// Serves the member once there is one; before that, only `GetInfo` and `Bootstrap`.
+    #[must_use]
+    pub fn new(member: watch::Receiver<Option<Arc<Member>>>, found: mpsc::Sender<Found>) -> Self {
+        Self { member, found }
+    }
+
+    fn member(&self, cluster_id: &[u8]) -> Result<Arc<Member>, Refusal> {
+        let member = self.member.borrow().clone();
+        let member = member.ok_or_else(|| {
+            Refusal::new(Reason::Unavailable, "this replica is not founded yet; call Bootstrap")
+        })?;
+        if member.cluster_id == *cluster_id {
+            Ok(member)
+        } else {
+            Err(Refusal::new(Reason::Foreign, "this replica belongs to another cluster"))
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn get_info(
+        &self,
+        _request: Request<pb::GetInfoRequest>,
+    ) -> Result<Response<pb::GetInfoResponse>, Status> {
+        let member = self.member.borrow().clone();
+        let info = match member {
+            Some(member) => info(&member),
+            None => pb::GetInfoResponse {
+                data_state: DataState::Empty.into(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                ..Default::default()
+            },
+        };
+        Ok(Response::new(info))
+    }
+
+    async fn bootstrap(
+        &self,
+        request: Request<pb::BootstrapRequest>,
+    ) -> Result<Response<pb::BootstrapResponse>, Status> {
+        let cluster_id = request.into_inner().cluster_id;
+        let cluster_id: [u8; 16] = cluster_id
+            .as_ref()
+            .try_into()
+            .map_err(|_| Refusal::new(Reason::Invalid, "a cluster id has 16 bytes"))?;
+        let (founded, answer) = oneshot::channel();
+        let stopped = || Refusal::unknown(Reason::Unavailable, "the Writer stops");
+        self.found.send(Found { cluster_id, founded }).await.map_err(|_| stopped())?;
+        let node_id = answer.await.map_err(|_| stopped())??;
+        Ok(Response::new(pb::BootstrapResponse { node_id }))
+    }
+
+    async fn put_streams(
+        &self,
+        request: Request<pb::PutStreamsRequest>,
+    ) -> Result<Response<pb::PutStreamsResponse>, Status> {
+        let pb::PutStreamsRequest { cluster_id, streams } = request.into_inner();
+        let member = self.member(&cluster_id)?;
+        let mut results = Vec::with_capacity(streams.len());
+        for stream in streams {
+            let (result, created) = match put_stream(&member, stream).await {
+                Ok((info, created)) => (PutResult::Stream(info), created),
+                Err(refusal) => (PutResult::Refused(refusal), false),
+            };
+            results.push(pb::PutStreamResult { result: Some(result), created });
+        }
+        Ok(Response::new(pb::PutStreamsResponse { results }))
+    }
+
+    async fn delete_stream(
+        &self,
+        request: Request<pb::DeleteStreamRequest>,
+    ) -> Result<Response<pb::DeleteStreamResponse>, Status> {
+        let pb::DeleteStreamRequest { cluster_id, name, stream_id } = request.into_inner();
+        let member = self.member(&cluster_id)?;
+        check_name_and_id(&member, &name, stream_id)?;
+        member.command(Command::DeleteStream(stored::DeleteStream { stream_id })).await?;
+        Ok(Response::new(pb::DeleteStreamResponse {}))
+    }
+
+    async fn set_closed(
+        &self,
+        request: Request<pb::SetClosedRequest>,
+    ) -> Result<Response<pb::SetClosedResponse>, Status> {
+        let pb::SetClosedRequest { cluster_id, name, stream_id, closed } = request.into_inner();
+        let member = self.member(&cluster_id)?;
+        check_name_and_id(&member, &name, stream_id)?;
+        member.command(Command::SetClosed(stored::SetClosed { stream_id, closed })).await?;
+        Ok(Response::new(pb::SetClosedResponse {}))
+    }
+
+    async fn put_subscriptions(
+        &self,
+        request: Request<pb::PutSubscriptionsRequest>,
+    ) -> Result<Response<pb::PutSubscriptionsResponse>, Status> {
+        let pb::PutSubscriptionsRequest { cluster_id, subscriptions } = request.into_inner();
+        let member = self.member(&cluster_id)?;
+        let mut results = Vec::with_capacity(subscriptions.len());
+        for subscription in subscriptions {
+            let refused = put_subscription(&member, subscription).await.err();
+            results.push(pb::PutSubscriptionResult { refused });
+        }
+        Ok(Response::new(pb::PutSubscriptionsResponse { results }))
+    }
+
+    async fn delete_subscription(
+        &self,
+        request: Request<pb::DeleteSubscriptionRequest>,
+    ) -> Result<Response<pb::DeleteSubscriptionResponse>, Status> {
+        let pb::DeleteSubscriptionRequest { cluster_id, name } = request.into_inner();
+        let member = self.member(&cluster_id)?;
+        let command = Command::DeleteSubscription(stored::DeleteSubscription { name });
+        member.command(command).await?;
+        Ok(Response::new(pb::DeleteSubscriptionResponse {}))
+    }
+
+    async fn list_config(
+        &self,
+        request: Request<pb::ListConfigRequest>,
+    ) -> Result<Response<pb::ListConfigResponse>, Status> {
+        let pb::ListConfigRequest { after, limit } = request.into_inner();
+        let member = self.member.borrow().clone();
+        let Some(member) = member else {
+            return Ok(Response::new(pb::ListConfigResponse::default()));
+        };
+        let limit = match usize::try_from(limit) {
+            Ok(0) | Err(_) => LIST_LEN_MAX,
+            Ok(limit) => limit.min(LIST_LEN_MAX),
+        };
+        let list = member.view.read(|state, _| configured::list(state, &after, limit));
+        Ok(Response::new(list))
+    }
+}
+
+fn info(member: &Member) -> pb::GetInfoResponse {
+    let usage = member.wal.usage();
+    let log = member.wal.log_state();
+    member.view.read(|state, _| {
+        let applied = state.applied();
+        pb::GetInfoResponse {
+            cluster_id: member.cluster_id.to_vec().into(),
+            node_id: member.node_id,
+            data_state: DataState::Member.into(),
+            leader: member.consensus.leads().is_some(),
+            term: applied.map_or(0, |at| at.term),
+            applied_index: applied.map_or(0, |at| at.index),
+            committed_index: log.committed.map_or(0, |at| at.index),
+            config_index: state.membership().map_or(0, |(at, _)| at.index),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            feature_level: state.feature_level(),
+            wal_bytes: usage.used_bytes,
+            wal_bytes_max: usage.max_bytes,
+            epoch: state.epoch(),
+            log_time_ms: state.time_ms(),
+            open_seals: u64::try_from(state.open_seal_count()).unwrap_or(u64::MAX),
+        }
+    })
+}
+
+fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal::new(Reason::Invalid, message)
+}
+
+/// A stream is removed or closed by name and id, so that a name that means another stream by now
+/// is noticed.
+fn check_name_and_id(member: &Member, name: &str, stream_id: u64) -> Result<(), Refusal> {
+    let name: StreamName = name.parse().map_err(|error| invalid(format!("name: {error}")))?;
+    let found = member.view.read(|state, _| state.stream_by_name(&name).map(|s| s.id.get()));
+    match found {
+        Some(id) if id == stream_id => Ok(()),
+        Some(id) => Err(invalid(format!("stream {name} has id {id}, not {stream_id}"))),
+        None => Err(Refusal::new(Reason::NotFound, format!("there is no stream {name}"))),
+    }
+}
+
+async fn put_stream(
+    member: &Member,
+    put: pb::PutStream,
+) -> Result<(pb::StreamInfo, bool), Refusal> {
+    let pb::PutStream { object: declared, name, settings, rights } = put;
+    let name: StreamName = name.parse().map_err(|error| invalid(format!("name: {error}")))?;
+    let (settings, rights) = (settings.unwrap_or_default(), rights.unwrap_or_default());
+    let declared = object(declared)?;
+    let mut created = false;
+    let mut draws = 0;
+    while draws < DRAWS_MAX {
+        let existing = member.view.read(|state, _| state.stream_by_name(&name).map(|s| s.id));
+        let outcome = match existing {
+            Some(id) => put_existing(member, id, &declared, settings, &rights).await,
+            None => {
+                draws += 1;
+                let put = create(member, &declared, &name, settings, &rights).await;
+                created = matches!(put, Ok(ControlOutcome::Created));
+                put
+            }
+        };
+        match outcome? {
+            ControlOutcome::Created | ControlOutcome::StreamPut => {
+                let info = member.view.read(|state, live| {
+                    state.stream_by_name(&name).map(|stream| stream_info(state, live, stream))
+                });
+                if let Some(info) = info {
+                    return Ok((info, created));
+                }
+                // Deleted by somebody else in between.
+                return Err(Refusal::new(Reason::NotFound, "the stream was deleted just now"));
+            }
+            // Created or deleted by somebody else in between, or a drawn id in use: look again.
+            ControlOutcome::Refused(
+                ControlRefused::NameTaken { .. }
+                | ControlRefused::NotFound
+                | ControlRefused::IdUsed,
+            ) => {}
+            ControlOutcome::Refused(refused) => return Err(control_refusal(&refused)),
+            other => {
+                return Err(Refusal::new(
+                    Reason::Internal,
+                    format!("the command was answered with {other:?}"),
+                ));
+            }
+        }
+    }
+    Err(Refusal::new(Reason::Unavailable, "the stream keeps changing; retry"))
+}
+
+async fn create(
+    member: &Member,
+    declared: &stored::ObjectRef,
+    name: &StreamName,
+    settings: pb::StreamSettings,
+    rights: &pb::StreamRights,
+) -> Result<ControlOutcome, Refusal> {
+    let key = pyramid_storage::StreamKey::random(&*member.entropy);
+    let command = Command::CreateStream(stored::CreateStream {
+        object: Some(declared.clone()),
+        name: name.to_string(),
+        stream_id: member.entropy.id53(),
+        settings: Some(settings),
+        rights: Some(rights.clone()),
+        wrapped_key: Some(member.chunks.keks.wrap(&key)),
+    });
+    member.outcome(command).await
+}
+
+async fn put_existing(
+    member: &Member,
+    id: StreamId,
+    declared: &stored::ObjectRef,
+    settings: pb::StreamSettings,
+    rights: &pb::StreamRights,
+) -> Result<ControlOutcome, Refusal> {
+    let command = Command::PutStream(stored::PutStream {
+        object: Some(declared.clone()),
+        stream_id: id.get(),
+        settings: Some(settings),
+        rights: Some(rights.clone()),
+    });
+    member.outcome(command).await
+}
+
+async fn put_subscription(member: &Member, put: pb::PutSubscription) -> Result<(), Refusal> {
+    let start_from = match put.start_from() {
+        pb::StartFrom::Unspecified | pb::StartFrom::Earliest => stored::StoredStartFrom::Earliest,
+        pb::StartFrom::Latest => stored::StoredStartFrom::Latest,
+    };
+    let mode = match put.mode() {
+        pb::DeliveryMode::Unspecified | pb::DeliveryMode::Broadcast => {
+            stored::StoredDeliveryMode::Broadcast
+        }
+        pb::DeliveryMode::Exclusive => {
+            return Err(Refusal::new(
+                Reason::Unimplemented,
+                "this Writer does not serve Exclusive subscriptions; use Broadcast",
+            ));
+        }
+    };
+    if put.name.is_empty() || put.name.len() > NAME_BYTES_MAX {
+        return Err(invalid(format!("a subscription's name has 1 to {NAME_BYTES_MAX} bytes")));
+    }
+    let mut streams = put.streams;
+    streams.sort_unstable();
+    streams.dedup();
+    if streams.is_empty() || streams.len() > SUBSCRIPTION_STREAMS_MAX {
+        return Err(invalid(format!(
+            "a subscription names 1 to {SUBSCRIPTION_STREAMS_MAX} streams"
+        )));
+    }
+    for stream in &streams {
+        let parsed: Result<StreamName, _> = stream.parse();
+        parsed.map_err(|error| invalid(format!("stream {stream:?}: {error}")))?;
+    }
+    let mut service_accounts = put.service_accounts;
+    service_accounts.sort_unstable();
+    service_accounts.dedup();
+    let command = Command::PutSubscription(stored::PutSubscription {
+        subscription: Some(stored::Subscription {
+            object: Some(object(put.object)?),
+            name: put.name,
+            streams,
+            start_from: start_from.into(),
+            paused: put.paused,
+            mode: mode.into(),
+            ack_timeout_ms: put.ack_timeout_ms,
+            service_accounts,
+        }),
+    });
+    member.command(command).await.map(|_| ())
+}

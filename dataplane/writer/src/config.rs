@@ -1,0 +1,213 @@
+//! Flags and environment → [`Config`], once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, ValueEnum};
+
+use crate::raft::Timing;
+use crate::shipper::Defaults;
+
+/// Share of the memory limit that live cache, live index and bytes in flight take together.
+const CACHE_PART: u64 = 4;
+const IN_FLIGHT_PART: u64 = 16;
+
+/// Bytes in flight at most, whatever the memory. Unit: bytes.
+const IN_FLIGHT_BYTES_MAX: u64 = 256 << 20;
+
+/// Bytes in flight of one stream. Unit: bytes.
+const STREAM_IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+
+/// The Writer: accepts appends, makes them durable, ships chunks to the object store.
+#[derive(Debug, Parser)]
+#[command(name = "pyramid-writer", version)]
+pub struct Args {
+    /// What makes up a replica.
+    #[command(flatten)]
+    pub replica: ReplicaArgs,
+
+    /// Where producers, pushers and the command connect. Port 0: a free one, printed.
+    #[arg(long, env = "PYRAMID_LISTEN", default_value = "127.0.0.1:7400", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+
+    /// Where the operator connects. Port 0: a free one, printed.
+    #[arg(
+        long,
+        env = "PYRAMID_ADMIN_LISTEN",
+        default_value = "127.0.0.1:7402",
+        value_name = "ADDRESS"
+    )]
+    pub admin_listen: SocketAddr,
+
+    /// What is logged: a level, or more finely `pyramid_writer=debug,warn`.
+    #[arg(long, env = "PYRAMID_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+
+    /// How log lines look.
+    #[arg(long, env = "PYRAMID_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+/// What makes up a replica, whoever starts it.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct ReplicaArgs {
+    /// Directory of this replica: its identity and write-ahead log. One process at a time.
+    #[arg(long, env = "PYRAMID_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
+
+    /// Where chunks are kept: `file:DIR`.
+    #[arg(long, env = "PYRAMID_OBJECT_STORE", value_name = "URL")]
+    pub object_store: String,
+
+    /// Put in front of all object keys.
+    #[arg(long, env = "PYRAMID_OBJECT_PREFIX", default_value = "", value_name = "PREFIX")]
+    pub object_prefix: String,
+
+    /// Key-encryption keys, one `id = 64 hexadecimal digits` per line; the last one wraps.
+    #[arg(long, env = "PYRAMID_KEK_FILE", value_name = "FILE")]
+    pub kek_file: PathBuf,
+
+    /// Seal a chunk at this many bytes of records.
+    #[arg(long, env = "PYRAMID_CHUNK_BYTES", default_value_t = 8 << 20, value_name = "BYTES",
+        value_parser = clap::value_parser!(u64).range(1..=64 << 20))]
+    pub chunk_bytes: u64,
+
+    /// Seal a chunk when its oldest record is this old.
+    #[arg(long, env = "PYRAMID_CHUNK_AGE_MS", default_value_t = 600_000, value_name = "MS",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    pub chunk_age_ms: u64,
+
+    /// Budget of the write-ahead log. Above 90% of it appends are refused until chunks are shipped.
+    /// Default: 60% of the volume, at most 32 GiB.
+    #[arg(long, env = "PYRAMID_WAL_BYTES_MAX", value_name = "BYTES")]
+    pub wal_bytes_max: Option<u64>,
+
+    /// Size of one file of the write-ahead log; a multiple of 4096. Fixed for the life of a data
+    /// directory.
+    #[arg(long, env = "PYRAMID_SEGMENT_BYTES", default_value_t = 64 << 20, value_name = "BYTES",
+        value_parser = clap::value_parser!(u64).range(16 << 20..=1 << 30))]
+    pub segment_bytes: u64,
+
+    /// Memory that the process may use. Default: the limit of its cgroup, else the machine's.
+    #[arg(long, env = "PYRAMID_MEMORY_BYTES_MAX", value_name = "BYTES",
+        value_parser = clap::value_parser!(u64).range(64 << 20..))]
+    pub memory_bytes_max: Option<u64>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// A replica's settings, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its directory.
+    pub data_dir: PathBuf,
+    /// The directory that holds the objects.
+    pub object_directory: PathBuf,
+    /// In front of all object keys.
+    pub object_prefix: String,
+    /// The file with the KEKs.
+    pub kek_file: PathBuf,
+    /// When streams are cut.
+    pub chunks: Defaults,
+    /// Budget of the log; `None`: a part of the volume. Unit: bytes.
+    pub wal_bytes_max: Option<u64>,
+    /// Size of a file of the log. Unit: bytes.
+    pub segment_bytes: u64,
+    /// Payloads kept in memory for readers. Unit: bytes.
+    pub cache_bytes_max: u64,
+    /// Bytes in flight, of all and of one stream.
+    pub admission: crate::admission::Limits,
+    /// Elections.
+    pub timing: Timing,
+}
+
+/// A setting cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Only directories are served by this build.
+    #[error("--object-store {url}: give file:DIR with the directory that will hold the chunks")]
+    ObjectStore {
+        /// What was given.
+        url: String,
+    },
+    /// Segments lie on block borders.
+    #[error("--segment-bytes {bytes}: give a multiple of 4096")]
+    SegmentBytes {
+        /// What was given.
+        bytes: u64,
+    },
+}
+
+impl ReplicaArgs {
+    /// Checks what clap cannot.
+    ///
+    /// # Errors
+    ///
+    /// The flag that must be changed.
+    pub fn into_config(self) -> Result<Config, Error> {
+        let Self {
+            data_dir,
+            object_store,
+            object_prefix,
+            kek_file,
+            chunk_bytes,
+            chunk_age_ms,
+            wal_bytes_max,
+            segment_bytes,
+            memory_bytes_max,
+        } = self;
+        let object_directory = match object_store.strip_prefix("file:") {
+            Some(directory) if !directory.is_empty() => directory.into(),
+            Some(_) | None => return Err(Error::ObjectStore { url: object_store }),
+        };
+        if segment_bytes % 4096 != 0 {
+            return Err(Error::SegmentBytes { bytes: segment_bytes });
+        }
+        let memory = memory_bytes_max.unwrap_or_else(memory_limit);
+        let in_flight = (memory / IN_FLIGHT_PART).min(IN_FLIGHT_BYTES_MAX);
+        let process_bytes_max = usize::try_from(in_flight).unwrap_or(usize::MAX);
+        Ok(Config {
+            data_dir,
+            object_directory,
+            object_prefix,
+            kek_file,
+            chunks: Defaults { chunk_bytes, chunk_age: Duration::from_millis(chunk_age_ms) },
+            wal_bytes_max,
+            segment_bytes,
+            cache_bytes_max: memory / CACHE_PART,
+            admission: crate::admission::Limits {
+                process_bytes_max,
+                stream_bytes_max: process_bytes_max.min(STREAM_IN_FLIGHT_BYTES_MAX),
+            },
+            timing: Timing {
+                heartbeat: Duration::from_millis(100),
+                election_min: Duration::from_millis(500),
+                election_max: Duration::from_millis(1_000),
+            },
+        })
+    }
+}
+
+/// The cgroup's limit, else the machine's memory. Unit: bytes.
+fn memory_limit() -> u64 {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let cgroup = read("/sys/fs/cgroup/memory.max")
+        .or_else(|| read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+        .and_then(|text| text.trim().parse().ok());
+    let machine = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(kib << 10)
+    });
+    // Unknown: small enough for any machine.
+    let machine = machine.unwrap_or(1 << 30);
+    cgroup.map_or(machine, |limit: u64| limit.min(machine))
+}

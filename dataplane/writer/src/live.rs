@@ -1,0 +1,119 @@
+//! Reads live batches: those that are in the write-ahead log and in no committed chunk.
+
+use std::io;
+
+use bytes::Bytes;
+use pyramid_protocol::{Batch, Offset, StreamId};
+
+use crate::entry::{self, stored_append};
+use crate::live_index::LiveBatch;
+use crate::view::View;
+use crate::wal::{self, Wal};
+
+/// Why live batches cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// They have gone to the object store, or the stream is deleted: look at the state again.
+    #[error("the records are not live any more")]
+    Moved,
+    /// The log on this disk cannot be read.
+    #[error("read log index {index}")]
+    Log {
+        /// Which entry.
+        index: u64,
+        /// What the disk said.
+        source: wal::ReadError,
+    },
+    /// The entry is not what the index says: the index or the log is broken.
+    #[error("log index {index} does not hold the batch at offset {offset}")]
+    Entry {
+        /// Which entry.
+        index: u64,
+        /// The batch that should lie in it.
+        offset: Offset,
+        /// What is wrong.
+        source: entry::Error,
+    },
+}
+
+/// Whole batches from the one that holds `from` on: at least one, then up to `bytes_max` or `end`.
+/// Empty if `from` is at or above `end`.
+///
+/// # Errors
+///
+/// [`Error`].
+pub async fn read(
+    view: &View,
+    wal: &Wal,
+    stream_id: StreamId,
+    from: Offset,
+    end: Offset,
+    bytes_max: usize,
+) -> Result<Vec<Batch>, Error> {
+    let places = view.read(|_, live| places(live.batches(stream_id, from), end, bytes_max));
+    match places.first() {
+        None => return Ok(Vec::new()),
+        Some(first) if first.base > from => return Err(Error::Moved),
+        Some(_) => {}
+    }
+    let mut batches = Vec::with_capacity(places.len());
+    // Neighbouring batches of a stream often lie in one entry.
+    let mut entry: Option<(u64, Bytes)> = None;
+    for place in places {
+        let payload = match &entry {
+            Some((index, payload)) if *index == place.index => payload,
+            Some(_) | None => &entry.insert((place.index, payload(wal, place.index).await?)).1,
+        };
+        batches.push(batch(payload, place)?);
+    }
+    Ok(batches)
+}
+
+fn places(live: impl Iterator<Item = LiveBatch>, end: Offset, bytes_max: usize) -> Vec<LiveBatch> {
+    let mut bytes = 0;
+    let mut places: Vec<LiveBatch> = Vec::new();
+    for place in live.take_while(|place| place.base < end) {
+        bytes += usize::try_from(place.len_bytes).unwrap_or(usize::MAX);
+        if bytes > bytes_max && !places.is_empty() {
+            break;
+        }
+        places.push(place);
+    }
+    places
+}
+
+async fn payload(wal: &Wal, index: u64) -> Result<Bytes, Error> {
+    let read = match wal.cached(index) {
+        Some(entry) => Ok(vec![entry]),
+        None => {
+            let wal = wal.clone();
+            let read = move || wal.entries(index..index + 1, None);
+            // A blocking task is lost only when the process ends.
+            let stopped = |error| wal::ReadError::Io {
+                path: "wal".to_owned(),
+                source: io::Error::other(error),
+            };
+            tokio::task::spawn_blocking(read).await.map_err(stopped).flatten()
+        }
+    };
+    match read {
+        Ok(mut entries) => entries.pop().map(|entry| entry.payload).ok_or(Error::Moved),
+        Err(wal::ReadError::Moved { .. }) => Err(Error::Moved),
+        Err(source) => Err(Error::Log { index, source }),
+    }
+}
+
+fn batch(payload: &Bytes, place: LiveBatch) -> Result<Batch, Error> {
+    let stored = stored_append(payload, place.op).map_err(|source| Error::Entry {
+        index: place.index,
+        offset: place.base,
+        source,
+    })?;
+    Ok(Batch {
+        base_offset: place.base,
+        append_time_ms: place.time_ms,
+        record_count: stored.op.record_count,
+        records_crc32c: stored.op.records_crc32c,
+        records: stored.records,
+    })
+}

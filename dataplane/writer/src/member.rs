@@ -1,0 +1,75 @@
+//! [`Member`]: a replica that holds data of a cluster, as the services see it.
+
+use std::sync::Arc;
+
+use pyramid_protocol::Entropy;
+use pyramid_protocol::pb::stored::v1::command::Command;
+use pyramid_protocol::pb::v1::Refusal;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Admission;
+use crate::appender::AppenderHandle;
+use crate::attachments::Attachments;
+use crate::chunks::Chunks;
+use crate::raft::Consensus;
+use crate::service::{command_failure, control_refusal};
+use crate::shipper::ShipperHandle;
+use crate::state::ControlOutcome;
+use crate::view::View;
+use crate::wal::Wal;
+
+/// The parts that a request may need.
+pub struct Member {
+    /// 16 bytes, the same in every replica, volume and object of the cluster.
+    pub cluster_id: [u8; 16],
+    /// This replica.
+    pub node_id: u64,
+    /// What is applied.
+    pub view: Arc<View>,
+    /// Where appends and commands go.
+    pub appender: AppenderHandle,
+    /// Who leads, and proof of it.
+    pub consensus: Consensus,
+    /// Where live records are read.
+    pub wal: Wal,
+    /// Where shipped records are read.
+    pub chunks: Chunks,
+    /// Seals on command.
+    pub shipper: ShipperHandle,
+    /// Bytes in flight.
+    pub admission: Arc<Admission>,
+    /// What pushers report.
+    pub attachments: Attachments,
+    /// Ids and keys.
+    pub entropy: Arc<dyn Entropy>,
+    /// Long calls end then.
+    pub shutdown: CancellationToken,
+}
+
+impl Member {
+    /// Proposes a command and waits until it is applied.
+    ///
+    /// # Errors
+    ///
+    /// As the state machine or the appender refused it.
+    pub async fn command(&self, command: Command) -> Result<ControlOutcome, Refusal> {
+        match self.outcome(command).await? {
+            ControlOutcome::Refused(refused) => Err(control_refusal(&refused)),
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// The same, for callers that know what to do about a refusal of the state machine.
+    ///
+    /// # Errors
+    ///
+    /// As the appender refused it.
+    ///
+    /// # Panics
+    ///
+    /// If the state machine has no outcome for a command.
+    pub async fn outcome(&self, command: Command) -> Result<ControlOutcome, Refusal> {
+        let (_, applied) = self.appender.command(command).await.map_err(command_failure)?;
+        Ok(applied.control.clone().expect("a CONTROL entry has an outcome"))
+    }
+}

@@ -1,0 +1,464 @@
+//! One replica: its parts, and the order in which they start and stop.
+//!
+//! Start: lock the directory, serve (refusing, retryably), and, once the directory has an identity,
+//! scan the log, start Raft, apply what is committed, win an election, then take requests. An empty
+//! directory waits for `Admin.Bootstrap`; it never guesses who it is.
+//!
+//! Stop: long calls end, the appender answers what is on its way and refuses the rest, the shipper
+//! drops its uploads (their intents stay open), Raft stops, the log writes its last block.
+//!
+//! What differs between production and a simulation comes in as [`Environment`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyramid_protocol::limits::MESSAGE_BYTES_MAX;
+use pyramid_protocol::net::{self, Accept, TcpAccept};
+use pyramid_protocol::pb::stored::v1 as stored;
+use pyramid_protocol::pb::stored::v1::command::Command;
+use pyramid_protocol::pb::v1::admin_server::AdminServer;
+use pyramid_protocol::pb::v1::writer_server::WriterServer;
+use pyramid_protocol::pb::v1::{Reason, Refusal};
+use pyramid_protocol::{Clock, Entropy, SystemClock, SystemEntropy};
+use pyramid_storage::{ClusterId, DirectoryStore, Keks, ObjectNames, ObjectStore};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{AdminService, Found};
+use crate::admission::Admission;
+use crate::appender::{Appender, AppenderHandle};
+use crate::attachments::Attachments;
+use crate::chunks::Chunks;
+use crate::config::Config;
+use crate::data_dir::{self, Contents, DataDir, Identity};
+use crate::disk::{Disk, RealDisk};
+use crate::live_index::LiveIndex;
+use crate::member::Member;
+use crate::raft::{self, Consensus};
+use crate::raft_thread::RaftThread;
+use crate::service::WriterService;
+use crate::shipper::{Shipper, ShipperHandle};
+use crate::state::State;
+use crate::view::View;
+use crate::wal::{self, Wal};
+
+/// The node that founds a cluster. Later ones get theirs from the log.
+const FOUNDER: u64 = 1;
+
+/// How long connections may take to end at a stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What differs between production and a simulation.
+pub struct Environment {
+    /// Below it lies all that this replica keeps.
+    pub disk: Arc<dyn Disk>,
+    /// Where chunks go.
+    pub store: Arc<dyn ObjectStore>,
+    /// What wraps keys.
+    pub keks: Keks,
+    /// Wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Ids, keys, elections.
+    pub entropy: Arc<dyn Entropy>,
+    /// Takes connections for the `Writer` service.
+    pub writer: Box<dyn Accept>,
+    /// Takes connections for the `Admin` service.
+    pub admin: Box<dyn Accept>,
+}
+
+/// Where a replica listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The `Writer` service.
+    pub writer: SocketAddr,
+    /// The `Admin` service.
+    pub admin: SocketAddr,
+}
+
+/// Why a replica cannot start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Change the settings.
+    #[error("{what}")]
+    Settings {
+        /// Which, and how.
+        what: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Another process has the directory. Stop that one, or choose another directory.
+    #[error("open the data directory")]
+    DataDir(#[source] data_dir::Error),
+    /// See its variants.
+    #[error("open the write-ahead log")]
+    OpenLog(#[source] wal::OpenError),
+    /// The disk failed under the log. Nothing unflushed was acknowledged; mend the volume, restart.
+    #[error("the write-ahead log stopped")]
+    Log(#[source] wal::Fatal),
+    /// Raft stopped by itself.
+    #[error("raft stopped: {0}")]
+    Raft(String),
+    /// A port cannot be served any more.
+    #[error("serve {port}")]
+    Serve {
+        /// Which port.
+        port: &'static str,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+}
+
+impl Error {
+    /// What the process ends with: 74 input or output, 75 quarantined, 76 a foreign directory,
+    /// 78 settings, 73 the directory is in use, 70 anything else.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings { .. } => 78,
+            Self::DataDir(error) => match error {
+                data_dir::Error::Locked => 73,
+                data_dir::Error::Io { .. } => 74,
+                data_dir::Error::Quarantined { .. } => 75,
+                data_dir::Error::Foreign { .. } => 76,
+                data_dir::Error::Unsupported { .. } => 78,
+            },
+            Self::OpenLog(error) => match error {
+                wal::OpenError::Io { .. } => 74,
+                wal::OpenError::Quarantined { .. } => 75,
+                wal::OpenError::Foreign { .. } => 76,
+                wal::OpenError::Unsupported { .. } => 78,
+            },
+            Self::Log(_) => 74,
+            Self::Raft(_) | Self::Serve { .. } => 70,
+        }
+    }
+}
+
+fn settings<E>(what: impl Into<String>) -> impl FnOnce(E) -> Error
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let what = what.into();
+    move |source| Error::Settings { what, source: source.into() }
+}
+
+impl Environment {
+    /// This machine's: a real disk, a directory as object store, TCP.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Settings`]: what of it cannot be had, and which flag changes it.
+    pub async fn open(
+        config: &Config,
+        writer: SocketAddr,
+        admin: SocketAddr,
+    ) -> Result<(Self, Addresses), Error> {
+        let keks = Keks::load(&config.kek_file)
+            .map_err(settings(format!("--kek-file {}", config.kek_file.display())))?;
+        let disk = RealDisk::open(&config.data_dir)
+            .map_err(settings(format!("--data-dir {}", config.data_dir.display())))?;
+        let store = DirectoryStore::open(&config.object_directory).await.map_err(settings(
+            format!("--object-store file:{}", config.object_directory.display()),
+        ))?;
+        let writer = bind("--listen", writer).await?;
+        let admin = bind("--admin-listen", admin).await?;
+        let addresses = Addresses { writer: writer.1, admin: admin.1 };
+        let environment = Self {
+            disk: Arc::new(disk),
+            store: Arc::new(store),
+            keks,
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            writer: Box::new(writer.0),
+            admin: Box::new(admin.0),
+        };
+        Ok((environment, addresses))
+    }
+}
+
+async fn bind(flag: &str, address: SocketAddr) -> Result<(TcpAccept, SocketAddr), Error> {
+    let bound = || settings(format!("{flag} {address}"));
+    let accept = TcpAccept::bind(address).await.map_err(bound())?;
+    let address = accept.local_address().map_err(bound())?;
+    Ok((accept, address))
+}
+
+/// Runs until `shutdown`. `serving` is told once requests are taken, or once an empty directory
+/// waits to be founded.
+///
+/// # Errors
+///
+/// Why it had to stop; only `main` ends the process for it.
+pub async fn run(
+    config: Config,
+    environment: Environment,
+    serving: impl FnOnce() + Send,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let Environment { disk, store, keks, clock, entropy, writer, admin } = environment;
+    let mut directory = DataDir::open(Arc::clone(&disk)).map_err(Error::DataDir)?;
+    let parts = Parts {
+        wal: wal_config(&config),
+        config,
+        disk,
+        store,
+        keks: Arc::new(keks),
+        clock,
+        entropy,
+    };
+
+    let (member, members) = watch::channel(None);
+    let (found, mut to_found) = mpsc::channel(1);
+    let mut servers = JoinSet::new();
+    let writer_service = WriterServer::new(WriterService::new(members.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let admin_service = AdminServer::new(AdminService::new(members, found))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let serve = net::server().add_service(writer_service);
+    let stop = shutdown.clone().cancelled_owned();
+    servers.spawn(async move {
+        let served = serve.serve_with_incoming_shutdown(net::incoming(writer), stop).await;
+        served.map_err(|source| Error::Serve { port: "the Writer service", source })
+    });
+    let serve = net::server().add_service(admin_service);
+    let stop = shutdown.clone().cancelled_owned();
+    servers.spawn(async move {
+        let served = serve.serve_with_incoming_shutdown(net::incoming(admin), stop).await;
+        served.map_err(|source| Error::Serve { port: "the Admin service", source })
+    });
+
+    let mut running = match directory.contents() {
+        Contents::Member(identity) => {
+            let running = Running::start(&parts, identity, &shutdown).await?;
+            member.send_replace(Some(Arc::clone(&running.member)));
+            Some(running)
+        }
+        Contents::Empty => None,
+    };
+    serving();
+    let ended = loop {
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break Ok(()),
+            error = failed(running.as_mut()) => break Err(error),
+            Some(served) = servers.join_next() => {
+                // A server ends by itself only when its port is lost.
+                break served.unwrap_or_else(|error| Err(Error::Raft(error.to_string())));
+            }
+            Some(Found { cluster_id, founded }) = to_found.recv() => {
+                let answer = match found_here(&mut directory, cluster_id, &parts) {
+                    Ok(identity) if running.is_none() => {
+                        let started = Running::start(&parts, identity, &shutdown).await?;
+                        member.send_replace(Some(Arc::clone(&started.member)));
+                        running = Some(started);
+                        Ok(identity.node_id)
+                    }
+                    Ok(identity) => Ok(identity.node_id),
+                    Err(refusal) => Err(refusal),
+                };
+                // The caller may be gone; it asks again.
+                drop(founded.send(answer));
+            }
+        }
+    };
+    shutdown.cancel();
+    let drained = async { while servers.join_next().await.is_some() {} };
+    if timeout(STOP_TIMEOUT, drained).await.is_err() {
+        tracing::info!("some connections did not end in time");
+        servers.shutdown().await;
+    }
+    drop(member);
+    if let Some(running) = running {
+        running.stop().await;
+    }
+    ended
+}
+
+fn wal_config(config: &Config) -> wal::Config {
+    let bytes_max = config.wal_bytes_max.unwrap_or_else(|| {
+        let volume = volume_bytes(&config.data_dir);
+        volume.map_or(wal::WAL_BYTES_MAX, |bytes| (bytes / 10 * 6).min(wal::WAL_BYTES_MAX))
+    });
+    wal::Config {
+        segment_bytes: config.segment_bytes,
+        ..wal::Config::new(bytes_max, config.cache_bytes_max)
+    }
+}
+
+/// Size of the volume that holds a directory. Unit: bytes.
+fn volume_bytes(directory: &std::path::Path) -> Option<u64> {
+    let volume = nix::sys::statvfs::statvfs(directory).ok()?;
+    volume.blocks().checked_mul(volume.fragment_size())
+}
+
+fn found_here(
+    directory: &mut DataDir,
+    cluster_id: [u8; 16],
+    parts: &Parts,
+) -> Result<Identity, Refusal> {
+    directory.found(cluster_id, FOUNDER, &*parts.entropy, &parts.wal).map_err(|error| match error {
+        data_dir::Error::Foreign { .. } => Refusal::new(
+            Reason::Foreign,
+            "this replica belongs to another cluster; give it an empty data directory",
+        ),
+        error => {
+            tracing::error!(error = &error as &dyn std::error::Error, "founding failed");
+            Refusal::new(Reason::Unavailable, "the data directory cannot be written; see the log")
+        }
+    })
+}
+
+/// What a member is made of.
+struct Parts {
+    config: Config,
+    wal: wal::Config,
+    disk: Arc<dyn Disk>,
+    store: Arc<dyn ObjectStore>,
+    keks: Arc<Keks>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+}
+
+/// A member, with its tasks.
+struct Running {
+    member: Arc<Member>,
+    consensus: Consensus,
+    wal: Wal,
+    raft_thread: RaftThread,
+    appender: tokio::task::JoinHandle<()>,
+    shipper: JoinSet<()>,
+}
+
+impl Running {
+    async fn start(
+        parts: &Parts,
+        identity: Identity,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, Error> {
+        let Parts { config, wal, disk, store, keks, clock, entropy } = parts;
+        let names = ObjectNames::new(&config.object_prefix, ClusterId::new(identity.cluster_id))
+            .map_err(settings("--object-prefix"))?;
+        let (wal, opened) = Wal::open(Arc::clone(disk), *wal, &identity).map_err(Error::OpenLog)?;
+        tracing::info!(
+            last = opened.last.map(|last| last.index),
+            report = ?opened.report,
+            "opened the write-ahead log"
+        );
+        let view = Arc::new(View::new(State::default(), LiveIndex::default()));
+        let raft_thread = RaftThread::start().map_err(settings("start a thread for raft"))?;
+        let consensus = {
+            let (wal, view, timing) = (wal.clone(), Arc::clone(&view), config.timing);
+            let entropy = Arc::clone(entropy);
+            raft_thread
+                .run(async move {
+                    let consensus =
+                        raft::start(identity.node_id, wal, view, timing, &*entropy).await?;
+                    let disk_id = identity.disk_id.to_vec().into();
+                    consensus.found(String::new(), disk_id).await?;
+                    Ok::<_, raft::StartError>(consensus)
+                })
+                .await
+                .map_err(|error| Error::Raft(error.to_string()))?
+        };
+        let (appender, handle) =
+            Appender::new(consensus.clone(), Arc::clone(&view), Arc::clone(clock));
+        let appender = raft_thread.spawn(appender.run(shutdown.clone()));
+
+        let chunks = Chunks { store: Arc::clone(store), names, keks: Arc::clone(keks) };
+        let shipper_handle =
+            ShipperHandle::new(Arc::clone(&view), handle.clone(), identity.node_id, config.chunks);
+        let member = Arc::new(Member {
+            cluster_id: identity.cluster_id,
+            node_id: identity.node_id,
+            view,
+            appender: handle,
+            consensus: consensus.clone(),
+            wal: wal.clone(),
+            chunks: chunks.clone(),
+            shipper: shipper_handle.clone(),
+            admission: Admission::new(config.admission),
+            attachments: Attachments::default(),
+            entropy: Arc::clone(entropy),
+            shutdown: shutdown.clone(),
+        });
+        let mut running = Self {
+            member,
+            consensus,
+            wal: wal.clone(),
+            raft_thread,
+            appender,
+            shipper: JoinSet::new(),
+        };
+        running.serve(identity.cluster_id, shutdown).await?;
+        let shipper = Shipper::new(shipper_handle, wal, chunks, Arc::clone(entropy));
+        running.shipper.spawn(shipper.run(shutdown.clone()));
+        Ok(running)
+    }
+
+    /// Waits until this replica leads and the cluster is founded in its log.
+    async fn serve(
+        &mut self,
+        cluster_id: [u8; 16],
+        shutdown: &CancellationToken,
+    ) -> Result<(), Error> {
+        let member = Arc::clone(&self.member);
+        let founded = async {
+            loop {
+                serving(&member.appender).await;
+                let held = member.view.read(|state, _| state.cluster_id());
+                if held == Some(cluster_id) {
+                    return Ok(());
+                }
+                let cluster_id = cluster_id.to_vec().into();
+                let command = Command::Bootstrap(stored::Bootstrap { cluster_id });
+                match member.command(command).await {
+                    Ok(_) => {}
+                    Err(refusal) if refusal.retry => {}
+                    Err(refusal) => return Err(Error::Raft(refusal.message)),
+                }
+            }
+        };
+        tokio::select! {
+            founded = founded => founded,
+            error = failed(Some(self)) => Err(error),
+            () = shutdown.cancelled() => Ok(()),
+        }
+    }
+
+    async fn stop(mut self) {
+        if let Err(error) = self.appender.await {
+            tracing::warn!(%error, "the appender did not stop cleanly");
+        }
+        while self.shipper.join_next().await.is_some() {}
+        let consensus = self.consensus.clone();
+        self.raft_thread.run(async move { consensus.shutdown().await }).await;
+        self.raft_thread.stop();
+        let wal = self.wal;
+        let closed = tokio::task::spawn_blocking(move || wal.close()).await;
+        if let Ok(Err(error)) = closed {
+            tracing::warn!(%error, "the log did not close cleanly");
+        }
+    }
+}
+
+async fn serving(appender: &AppenderHandle) {
+    let mut time = appender.serving();
+    // The sender is gone only when the appender has stopped; then something else ends the replica.
+    if time.wait_for(Option::is_some).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Waits until the log or Raft stops by itself. For ever, when there is none.
+async fn failed(running: Option<&mut Running>) -> Error {
+    let Some(running) = running else { return std::future::pending().await };
+    tokio::select! {
+        biased;
+        fatal = running.wal.fatal() => Error::Log(fatal),
+        stopped = running.consensus.stopped() => Error::Raft(stopped),
+    }
+}

@@ -1,0 +1,148 @@
+//! The `Writer` service, as producers, pushers and the command see it.
+//!
+//! A method here turns messages into words, makes one call, and turns the answer back. Decisions
+//! are made elsewhere.
+
+mod answer;
+mod append;
+mod attach;
+mod read;
+mod streams;
+mod watch;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use pyramid_protocol::pb::v1::writer_server::Writer;
+use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
+use tokio::sync::watch as tokio_watch;
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) use self::answer::{control_refusal, failure as command_failure};
+pub(crate) use self::streams::stream_info;
+use crate::member::Member;
+
+/// Answers of a call that has many.
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The service. Before the replica is a member of a cluster it refuses every call, retryably.
+pub struct WriterService {
+    member: tokio_watch::Receiver<Option<Arc<Member>>>,
+}
+
+impl WriterService {
+    /// Serves the member once there is one.
+    #[must_use]
+    pub fn new(member: tokio_watch::Receiver<Option<Arc<Member>>>) -> Self {
+        Self { member }
+    }
+
+    fn member(&self) -> Result<Arc<Member>, Refusal> {
+        self.member.borrow().clone().ok_or_else(|| {
+            Refusal::new(
+                Reason::Unavailable,
+                "this replica holds no data yet; it waits to be founded (Admin.Bootstrap)",
+            )
+        })
+    }
+}
+
+/// Long calls end when the process does; nothing that was acknowledged depends on them.
+fn until_shutdown<T>(
+    member: &Member,
+    answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+) -> Response<Answers<T>> {
+    Response::new(Box::pin(answers.take_until(member.shutdown.clone().cancelled_owned())))
+}
+
+/// Whose request it is. Without TLS everybody on this machine is the same caller.
+fn identity<T>(_request: &Request<T>) -> &'static str {
+    "local"
+}
+
+#[tonic::async_trait]
+impl Writer for WriterService {
+    type AppendStream = Answers<pb::AppendResponse>;
+    type ReadStream = Answers<pb::ReadResponse>;
+    type WatchStream = Answers<pb::WatchResponse>;
+    type AttachStream = Answers<pb::AttachResponse>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<pb::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let member = self.member()?;
+        let answers = append::answers(Arc::clone(&member), request.into_inner());
+        Ok(until_shutdown(&member, answers))
+    }
+
+    async fn read(
+        &self,
+        request: Request<pb::ReadRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        let member = self.member()?;
+        let items = read::items(Arc::clone(&member), request.into_inner());
+        Ok(until_shutdown(&member, items))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<pb::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let member = self.member()?;
+        let answers = watch::answers(Arc::clone(&member), request.into_inner())?;
+        Ok(until_shutdown(&member, answers))
+    }
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<pb::AttachRequest>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
+        let member = self.member()?;
+        let answers = attach::answers(Arc::clone(&member), request.into_inner());
+        Ok(until_shutdown(&member, answers))
+    }
+
+    async fn get_stream(
+        &self,
+        request: Request<pb::GetStreamRequest>,
+    ) -> Result<Response<pb::StreamInfo>, Status> {
+        let info = streams::get(&*self.member()?, request.into_inner()).await?;
+        Ok(Response::new(info))
+    }
+
+    async fn list_streams(
+        &self,
+        request: Request<pb::ListStreamsRequest>,
+    ) -> Result<Response<pb::ListStreamsResponse>, Status> {
+        let streams = streams::list(&*self.member()?, &request.into_inner()).await?;
+        Ok(Response::new(streams))
+    }
+
+    async fn init_producer(
+        &self,
+        request: Request<pb::InitProducerRequest>,
+    ) -> Result<Response<pb::InitProducerResponse>, Status> {
+        let identity = identity(&request);
+        let producer =
+            streams::init_producer(&*self.member()?, identity, request.into_inner()).await?;
+        Ok(Response::new(producer))
+    }
+
+    async fn trim(
+        &self,
+        request: Request<pb::TrimRequest>,
+    ) -> Result<Response<pb::TrimResponse>, Status> {
+        let trimmed = streams::trim(&*self.member()?, request.into_inner()).await?;
+        Ok(Response::new(trimmed))
+    }
+
+    async fn seal(
+        &self,
+        request: Request<pb::SealRequest>,
+    ) -> Result<Response<pb::SealResponse>, Status> {
+        let sealed = streams::seal(&*self.member()?, request.into_inner()).await?;
+        Ok(Response::new(sealed))
+    }
+}

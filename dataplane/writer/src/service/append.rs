@@ -1,0 +1,304 @@
+//! `Writer.Append`: one session.
+//!
+//! A session is one stream that reads requests and yields answers, in the order of the requests; no
+//! task of its own and no queue besides the answers it waits for. While [`SESSION_BYTES_MAX`] or
+//! [`SESSION_APPENDS_MAX`] are in flight, no request is read: HTTP/2 tells the producer to wait.
+
+use std::collections::hash_map::{Entry, HashMap};
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use futures::{Stream, stream};
+use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
+use pyramid_protocol::{Offset, Records, StreamId, StreamName};
+use tokio::sync::oneshot;
+use tonic::{Status, Streaming};
+
+use super::answer;
+use crate::appender::{Answer, Append, Failure, SessionStream};
+use crate::entry::{Expectation, Producer};
+use crate::member::Member;
+
+/// Bytes of one session that may wait for their answers. A single larger append is taken alone.
+const SESSION_BYTES_MAX: usize = 16 << 20;
+
+/// Appends of one session that may wait for their answers.
+const SESSION_APPENDS_MAX: usize = 4096;
+
+/// Streams that one session may append to.
+const SESSION_STREAMS_MAX: usize = 10_000;
+
+struct Session {
+    member: Arc<Member>,
+    requests: Streaming<pb::AppendRequest>,
+    requests_end: bool,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    /// Must wait for answers to appends before it.
+    held: Option<pb::AppendRequest>,
+    streams: HashMap<String, StreamState>,
+    /// Streams of which the door has refused an append.
+    broken: HashSet<String>,
+}
+
+/// What a session remembers of a stream that it has appended to.
+struct StreamState {
+    stream_id: StreamId,
+    revision: u32,
+    shared: SessionStream,
+    /// Appends without an answer.
+    unanswered: usize,
+    /// Of the append before.
+    expects: bool,
+    /// Of the append before: id and epoch.
+    producer: Option<(u64, u32)>,
+}
+
+/// An answer that is there, or will be.
+enum Waiting {
+    Ready(pb::AppendResponse),
+    Queued { stream: String, bytes: usize, answer: oneshot::Receiver<Answer> },
+}
+
+/// The answers of a session, in the order of its requests.
+pub(super) fn answers(
+    member: Arc<Member>,
+    requests: Streaming<pb::AppendRequest>,
+) -> impl Stream<Item = Result<pb::AppendResponse, Status>> {
+    let session = Session {
+        member,
+        requests,
+        requests_end: false,
+        waiting: VecDeque::new(),
+        waiting_bytes: 0,
+        held: None,
+        streams: HashMap::new(),
+        broken: HashSet::new(),
+    };
+    stream::unfold(session, |mut session| async move {
+        let answer = session.next_answer().await?;
+        Some((answer, session))
+    })
+}
+
+impl Session {
+    /// `None` at the end: no more requests, and all are answered.
+    async fn next_answer(&mut self) -> Option<Result<pb::AppendResponse, Status>> {
+        loop {
+            if let Some(request) = self.held.take() {
+                self.admit(request);
+            }
+            let reads = !self.requests_end
+                && self.broken.len() < SESSION_STREAMS_MAX
+                && self.held.is_none()
+                && self.waiting.len() < SESSION_APPENDS_MAX
+                && self.waiting_bytes < SESSION_BYTES_MAX;
+            if self.waiting.is_empty() && !reads {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                response = first_answer(&mut self.waiting) => {
+                    return Some(Ok(self.answered(response)));
+                }
+                request = self.requests.message(), if reads => match request {
+                    Ok(Some(request)) => self.held = Some(request),
+                    Ok(None) => self.requests_end = true,
+                    // The connection is gone; nobody hears the answers that are still to come.
+                    Err(status) => return Some(Err(status)),
+                }
+            }
+        }
+    }
+
+    /// Removes the first of the waiting, which is answered.
+    fn answered(&mut self, response: FirstAnswer) -> pb::AppendResponse {
+        let first = self.waiting.pop_front();
+        match (first, response) {
+            (Some(Waiting::Queued { stream, bytes, .. }), FirstAnswer::Queued(answer)) => {
+                self.waiting_bytes -= bytes;
+                if let Some(state) = self.streams.get_mut(&stream) {
+                    state.unanswered -= 1;
+                }
+                let epoch = self.member.view.read(|state, _| state.epoch());
+                let answer = match answer {
+                    Ok(outcome) => answer::appended(outcome, epoch),
+                    Err(failure) => Err(answer::failure(failure)),
+                };
+                answer::append_response(answer)
+            }
+            (Some(Waiting::Ready(response)), _) => response,
+            (Some(Waiting::Queued { .. }) | None, _) => {
+                unreachable!("the first of the waiting was answered as what it is")
+            }
+        }
+    }
+
+    /// Queues the request, answers it, or holds it until answers before it have come.
+    fn admit(&mut self, request: pb::AppendRequest) {
+        if self.must_wait(&request) {
+            self.held = Some(request);
+            return;
+        }
+        let stream = request.stream.clone();
+        let bytes = request.records.len();
+        match self.enqueue(request) {
+            Ok(answer) => {
+                self.waiting_bytes += bytes;
+                self.waiting.push_back(Waiting::Queued { stream, bytes, answer });
+            }
+            Err(refusal) => {
+                self.broken.insert(stream);
+                self.waiting.push_back(Waiting::Ready(answer::append_response(Err(refusal))));
+            }
+        }
+    }
+
+    /// An append with an expectation holds back those behind it; a change of producer waits for
+    /// all before it. All else is pipelined.
+    fn must_wait(&self, request: &pb::AppendRequest) -> bool {
+        self.streams.get(&request.stream).is_some_and(|state| {
+            state.unanswered > 0 && (state.expects || state.producer != producer_of(request))
+        })
+    }
+
+    fn enqueue(
+        &mut self,
+        request: pb::AppendRequest,
+    ) -> Result<oneshot::Receiver<Answer>, Refusal> {
+        let pb::AppendRequest {
+            stream,
+            stream_id,
+            records,
+            expected_next_offset,
+            epoch,
+            producer,
+            records_crc32c,
+        } = request;
+        if self.broken.contains(&stream) {
+            return Err(answer::failure(Failure::SessionBroken));
+        }
+        let member = &*self.member;
+        if !self.streams.contains_key(&stream) && self.streams.len() >= SESSION_STREAMS_MAX {
+            return Err(answer::invalid(format!(
+                "a session appends to at most {SESSION_STREAMS_MAX} streams; begin another"
+            )));
+        }
+        let state = match self.streams.entry(stream.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(first) => first.insert(StreamState::resolve(member, &stream)?),
+        };
+        if state.shared.is_broken() {
+            return Err(answer::failure(Failure::SessionBroken));
+        }
+        if stream_id.is_some_and(|id| id != state.stream_id.get()) {
+            return Err(answer::recreated(&stream, state.stream_id.get()));
+        }
+        let records =
+            Records::check(records).map_err(|error| answer::invalid(error.to_string()))?;
+        if records_crc32c.is_some_and(|crc32c| crc32c != records.crc32c()) {
+            return Err(answer::invalid(
+                "the records do not match records_crc32c; they were damaged on their way, send them again",
+            ));
+        }
+        let expectation = expected_next_offset
+            .map(|offset| {
+                Expectation::new(epoch, Offset::new(offset))
+                    .ok_or_else(|| answer::invalid("expected_next_offset is out of range"))
+            })
+            .transpose()?;
+        let stamped = producer
+            .map(|pb::Producer { id, epoch, sequence }| {
+                Producer::new(id, epoch, sequence)
+                    .ok_or_else(|| answer::invalid("a producer's id is 1 to 2^53 - 1"))
+            })
+            .transpose()?;
+        check_open(member, state.stream_id, stamped.is_some())?;
+        let usage = member.wal.usage();
+        if usage.refuses_appends() {
+            return Err(answer::wal_full(usage.used_bytes, usage.max_bytes));
+        }
+        let permit = member
+            .admission
+            .admit(state.stream_id, records.bytes().len())
+            .map_err(answer::exhausted)?;
+
+        let (answer, answered) = oneshot::channel();
+        let append = Append {
+            stream_id: state.stream_id,
+            stream_revision: state.revision,
+            expectation,
+            producer: stamped,
+            records,
+            session: state.shared.clone(),
+            permit,
+            answer,
+        };
+        member.appender.append(append).map_err(answer::queue_full)?;
+        state.unanswered += 1;
+        state.expects = expectation.is_some();
+        state.producer = producer.map(|producer| (producer.id, producer.epoch));
+        Ok(answered)
+    }
+}
+
+impl StreamState {
+    /// Resolves the name once for the session: id and revision are stamped on all its appends.
+    fn resolve(member: &Member, name: &str) -> Result<Self, Refusal> {
+        let stream: StreamName =
+            name.parse().map_err(|error| answer::invalid(format!("stream: {error}")))?;
+        if member.appender.log_time_ms().is_none() {
+            return Err(answer::failure(Failure::NotLeader));
+        }
+        let found = member.view.read(|state, _| {
+            state.stream_by_name(&stream).map(|stream| (stream.id, stream.revision))
+        });
+        let (stream_id, revision) = found.ok_or_else(|| answer::no_stream(name))?;
+        Ok(Self {
+            stream_id,
+            revision,
+            shared: SessionStream::default(),
+            unanswered: 0,
+            expects: false,
+            producer: None,
+        })
+    }
+}
+
+fn producer_of(request: &pb::AppendRequest) -> Option<(u64, u32)> {
+    request.producer.map(|producer| (producer.id, producer.epoch))
+}
+
+/// A closed stream takes no appends. Those with a producer pass all the same: only apply knows
+/// whether one of them is a retry of what was written before.
+fn check_open(member: &Member, stream_id: StreamId, has_producer: bool) -> Result<(), Refusal> {
+    let closed = member.view.read(|state, _| state.stream(stream_id).map(|s| s.closed));
+    match closed {
+        None => Err(Refusal::new(Reason::NotFound, "the stream was deleted")),
+        Some(true) if !has_producer => {
+            Err(Refusal::new(Reason::Closed, "the stream is closed for appends"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+enum FirstAnswer {
+    Ready,
+    Queued(Answer),
+}
+
+/// Waits for the answer to the oldest request. Pending for ever when there is none.
+///
+/// # Cancel safety
+///
+/// An answer that came is kept until the next call.
+async fn first_answer(waiting: &mut VecDeque<Waiting>) -> FirstAnswer {
+    match waiting.front_mut() {
+        None => std::future::pending().await,
+        Some(Waiting::Ready(_)) => FirstAnswer::Ready,
+        // The appender drops an answer's channel only when the process ends.
+        Some(Waiting::Queued { answer, .. }) => {
+            FirstAnswer::Queued(answer.await.unwrap_or(Err(Failure::Unknown)))
+        }
+    }
+}

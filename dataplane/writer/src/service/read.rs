@@ -1,0 +1,416 @@
+//! `Writer.Read`: chunks first, then live batches, then what is appended.
+//!
+//! One position walks through the stream; what comes next is decided anew at each step from the
+//! applied state. So nothing is lost or sent twice when a range moves from the log to the object
+//! store in the middle of a read.
+
+use std::sync::Arc;
+
+use futures::{Stream, stream};
+use pyramid_protocol::limits::LOCATIONS_PER_READ_MAX;
+use pyramid_protocol::pb::stored::v1::ChunkRef;
+use pyramid_protocol::pb::v1::read_request::Start;
+use pyramid_protocol::pb::v1::refusal::Detail;
+use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal, read_response::Item};
+use pyramid_protocol::{Batch, Offset, Position, StreamId, StreamName};
+use pyramid_storage::chunk::{ChunkReader, ReadError, Start as ChunkStart};
+use tonic::Status;
+
+use super::answer;
+use super::streams::{leaders_word, parse_name, resolve, wait_for};
+use crate::live;
+use crate::member::Member;
+use crate::state::{State, Stream as StreamState};
+use crate::view::Subscription;
+
+/// Bytes of batches in one item; a larger batch goes alone.
+const ITEM_BYTES_MAX: usize = 1 << 20;
+
+/// The items of one read, to its end.
+pub(super) fn items(
+    member: Arc<Member>,
+    request: pb::ReadRequest,
+) -> impl Stream<Item = Result<pb::ReadResponse, Status>> {
+    let walk = Walk::Begins(member, request);
+    stream::unfold(walk, |walk| async move {
+        let (item, walk) = walk.next().await?;
+        Some((Ok(pb::ReadResponse { item: Some(item) }), walk))
+    })
+}
+
+enum Walk {
+    Begins(Arc<Member>, pb::ReadRequest),
+    Goes(Box<Reader>),
+    Ended,
+}
+
+impl Walk {
+    async fn next(self) -> Option<(Item, Self)> {
+        match self {
+            Self::Begins(member, request) => match begin(member, request).await {
+                Ok((start, reader)) => Some((Item::Start(start), Self::Goes(Box::new(reader)))),
+                Err(refusal) => Some((Item::Refused(refusal), Self::Ended)),
+            },
+            Self::Goes(mut reader) => match reader.next().await {
+                Ok(Some(item @ Item::Moved(_))) => Some((item, Self::Ended)),
+                Ok(Some(item)) => Some((item, Self::Goes(reader))),
+                Ok(None) => None,
+                Err(refusal) => Some((Item::Refused(refusal), Self::Ended)),
+            },
+            Self::Ended => None,
+        }
+    }
+}
+
+struct Reader {
+    member: Arc<Member>,
+    name: StreamName,
+    stream_id: StreamId,
+    /// All before it is sent.
+    position: Offset,
+    follow: bool,
+    want_locations: bool,
+    left: Left,
+    locations_sent: usize,
+    caught_up: bool,
+    subscription: Subscription,
+    /// A chunk that the Writer reads for the caller.
+    chunk: Option<ChunkReader>,
+}
+
+/// What may still be sent. The first batch is always sent.
+struct Left {
+    records: Option<u64>,
+    bytes: Option<u64>,
+    untouched: bool,
+}
+
+/// What comes next.
+enum Step {
+    Chunk(Arc<StreamState>, ChunkRef),
+    Live { end: Offset },
+    CaughtUp { next: Offset },
+}
+
+async fn begin(
+    member: Arc<Member>,
+    request: pb::ReadRequest,
+) -> Result<(pb::ReadStart, Reader), Refusal> {
+    let name = parse_name(&request.stream)?;
+    leaders_word(&member).await?;
+    let stream = resolve(&member, &name, request.stream_id)?;
+    wait_for(&member, stream.id, request.min_next_offset).await?;
+    let subscription = member.view.subscribe([stream.id].into());
+    let (stream, epoch) = member.view.read(|state, _| {
+        let stream = state.stream(stream.id).cloned();
+        (stream, state.epoch())
+    });
+    let stream = stream.ok_or_else(|| answer::no_stream(name.as_str()))?;
+    let position = start(&member, &stream, epoch, &request).await?;
+    let start = pb::ReadStart {
+        position: Some(Position { stream_id: stream.id, epoch, offset: position }.into()),
+        first_offset: stream.first.get(),
+        next_offset: stream.next.get(),
+    };
+    let limit = |limit: u64| (limit > 0).then_some(limit);
+    let left = Left {
+        records: limit(request.max_records),
+        bytes: limit(request.max_bytes),
+        untouched: true,
+    };
+    let reader = Reader {
+        stream_id: stream.id,
+        name,
+        position,
+        follow: request.follow,
+        want_locations: request.want_locations,
+        left,
+        locations_sent: 0,
+        caught_up: false,
+        subscription,
+        chunk: None,
+        member,
+    };
+    Ok((start, reader))
+}
+
+async fn start(
+    member: &Member,
+    stream: &StreamState,
+    epoch: u32,
+    request: &pb::ReadRequest,
+) -> Result<Offset, Refusal> {
+    match request.start {
+        Some(Start::Offset(offset)) => {
+            let offset = Offset::new(offset);
+            check_epoch(stream, epoch, request.epoch, offset)?;
+            check_range(stream, offset)?;
+            Ok(offset)
+        }
+        Some(Start::LastRecords(count)) => {
+            let from = stream.next.get().saturating_sub(count).max(stream.first.get());
+            Ok(Offset::new(from))
+        }
+        Some(Start::TimeMs(time_ms)) => since(member, stream, time_ms).await,
+        None => Ok(stream.first),
+    }
+}
+
+/// A position of an older epoch is good up to the smallest safe offset recorded since.
+fn check_epoch(
+    stream: &StreamState,
+    epoch: u32,
+    of_position: Option<u32>,
+    offset: Offset,
+) -> Result<(), Refusal> {
+    let Some(of_position) = of_position else { return Ok(()) };
+    if of_position > epoch {
+        return Err(Refusal::new(
+            Reason::Unavailable,
+            format!("this replica is at epoch {epoch} and has not seen {of_position} yet; retry"),
+        ));
+    }
+    match stream.safe_since(of_position) {
+        Some(safe) if offset > safe => Err(Refusal::new(
+            Reason::EpochChanged,
+            format!(
+                "the Writer was recovered; offsets of epoch {of_position} are good up to {safe}"
+            ),
+        )
+        .with_detail(Detail::SafeOffset(safe.get()))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn check_range(stream: &StreamState, offset: Offset) -> Result<(), Refusal> {
+    if offset < stream.first {
+        return Err(trimmed(stream, offset));
+    }
+    if offset > stream.next {
+        return Err(Refusal::new(
+            Reason::BeyondNext,
+            format!("the stream ends at {}, below offset {offset}", stream.next),
+        )
+        .with_detail(Detail::NextOffset(stream.next.get())));
+    }
+    Ok(())
+}
+
+fn trimmed(stream: &StreamState, offset: Offset) -> Refusal {
+    Refusal::new(
+        Reason::Trimmed,
+        format!("offset {offset} is trimmed; the first kept record is {}", stream.first),
+    )
+    .with_detail(Detail::FirstOffset(stream.first.get()))
+}
+
+/// The first batch appended at or after a log time; the end if there is none.
+async fn since(member: &Member, stream: &StreamState, time_ms: u64) -> Result<Offset, Refusal> {
+    let in_chunk = stream.chunks.from(stream.first).find(|chunk| chunk.last_time_ms >= time_ms);
+    let found = match in_chunk {
+        Some(chunk) => {
+            let start = ChunkStart::Time(time_ms);
+            let mut reader = open(member, stream, chunk.clone(), start)?;
+            let batches = reader.next().await.map_err(|error| chunk_refusal(&error))?;
+            batches.and_then(|batches| batches.first().map(|batch| batch.base_offset))
+        }
+        None => member.view.read(|_, live| live.batch_since(stream.id, time_ms)).map(|b| b.base),
+    };
+    Ok(found.unwrap_or(stream.next).max(stream.first))
+}
+
+fn open(
+    member: &Member,
+    stream: &StreamState,
+    chunk: ChunkRef,
+    start: ChunkStart,
+) -> Result<ChunkReader, Refusal> {
+    member.chunks.read(stream, chunk, start).map_err(|error| {
+        tracing::error!(
+            stream = %stream.id,
+            error = &error as &dyn std::error::Error,
+            "a chunk cannot be opened"
+        );
+        Refusal::new(Reason::Unavailable, "the stream's key cannot be opened; see the Writer's log")
+    })
+}
+
+fn chunk_refusal(error: &ReadError) -> Refusal {
+    match error {
+        ReadError::Damaged(damaged) => {
+            tracing::error!(%damaged, "a stored chunk does not verify");
+            Refusal::new(
+                Reason::Damaged,
+                format!("{damaged}; nothing of it is returned, restore the object"),
+            )
+        }
+        ReadError::Store(store) => {
+            tracing::warn!(error = store as &dyn std::error::Error, "a chunk cannot be read now");
+            Refusal::new(Reason::Unavailable, "the object store does not deliver; retry")
+        }
+    }
+}
+
+impl Reader {
+    async fn next(&mut self) -> Result<Option<Item>, Refusal> {
+        loop {
+            if self.left.is_used_up() {
+                return Ok(None);
+            }
+            if let Some(batches) = self.read_chunk_on().await? {
+                if let Some(item) = self.send(batches)? {
+                    return Ok(Some(item));
+                }
+                continue;
+            }
+            match self.member.view.read(|state, _| self.step(state))? {
+                Step::Chunk(stream, chunk) if self.want_locations => {
+                    return self.locate(&stream, &chunk).await.map(Some);
+                }
+                Step::Chunk(stream, chunk) => {
+                    let start = ChunkStart::Offset(self.position);
+                    self.chunk = Some(open(&self.member, &stream, chunk, start)?);
+                }
+                Step::Live { end } => {
+                    let batches = self.read_live(end).await?;
+                    if let Some(item) = self.send(batches)? {
+                        return Ok(Some(item));
+                    }
+                }
+                Step::CaughtUp { next } if !self.caught_up => {
+                    self.caught_up = true;
+                    return Ok(Some(Item::CaughtUp(pb::CaughtUp { next_offset: next.get() })));
+                }
+                Step::CaughtUp { .. } if self.follow => {
+                    self.subscription.changed().await;
+                }
+                Step::CaughtUp { .. } => return Ok(None),
+            }
+        }
+    }
+
+    fn step(&self, state: &State) -> Result<Step, Refusal> {
+        let Some(stream) = state.stream(self.stream_id) else {
+            return Err(match state.stream_by_name(&self.name) {
+                Some(other) => answer::recreated(self.name.as_str(), other.id.get()),
+                None => answer::no_stream(self.name.as_str()),
+            });
+        };
+        if self.position < stream.first {
+            return Err(trimmed(stream, self.position));
+        }
+        if self.position < stream.shipped {
+            let chunk = stream.chunks.from(self.position).next();
+            let chunk = chunk.expect("all below the shipped offset lies in chunks, without gaps");
+            return Ok(Step::Chunk(Arc::clone(stream), chunk.clone()));
+        }
+        if self.position < stream.next {
+            return Ok(Step::Live { end: stream.next });
+        }
+        Ok(Step::CaughtUp { next: stream.next })
+    }
+
+    async fn locate(&mut self, stream: &StreamState, chunk: &ChunkRef) -> Result<Item, Refusal> {
+        if self.locations_sent == LOCATIONS_PER_READ_MAX {
+            return Ok(Item::Moved(pb::Moved { offset: self.position.get() }));
+        }
+        let location = self.member.chunks.locate(stream, chunk).await.map_err(|error| {
+            tracing::error!(
+                stream = %stream.id,
+                error = &error as &dyn std::error::Error,
+                "a chunk cannot be located"
+            );
+            Refusal::new(Reason::Unavailable, "the chunk cannot be located now; retry")
+        })?;
+        self.locations_sent += 1;
+        let records = chunk.next_offset - self.position.get();
+        self.left.take(records, chunk.plain_bytes);
+        self.position = Offset::new(chunk.next_offset);
+        Ok(Item::Chunk(location))
+    }
+
+    /// The next batches of the chunk that is being read; `None` when there is none, or no more.
+    async fn read_chunk_on(&mut self) -> Result<Option<Vec<Batch>>, Refusal> {
+        let Some(chunk) = &mut self.chunk else { return Ok(None) };
+        let batches = chunk.next().await.map_err(|error| chunk_refusal(&error))?;
+        if batches.is_none() {
+            self.chunk = None;
+        }
+        Ok(batches)
+    }
+
+    async fn read_live(&self, end: Offset) -> Result<Vec<Batch>, Refusal> {
+        let Member { view, wal, .. } = &*self.member;
+        let read = live::read(view, wal, self.stream_id, self.position, end, ITEM_BYTES_MAX);
+        match read.await {
+            Ok(batches) => Ok(batches),
+            // Shipped in between: the next step finds the chunk.
+            Err(live::Error::Moved) => Ok(Vec::new()),
+            Err(error) => {
+                tracing::error!(
+                    stream = %self.stream_id,
+                    error = &error as &dyn std::error::Error,
+                    "live records cannot be read"
+                );
+                Err(Refusal::new(
+                    Reason::Unavailable,
+                    "the log cannot be read; see its Writer's log",
+                ))
+            }
+        }
+    }
+
+    /// Shortens the first batch to the position, keeps the limits, moves the position.
+    fn send(&mut self, batches: Vec<Batch>) -> Result<Option<Item>, Refusal> {
+        let mut encoded = Vec::with_capacity(batches.len());
+        for batch in batches {
+            if batch.next_offset() <= self.position {
+                continue;
+            }
+            let batch = if batch.base_offset < self.position {
+                batch.skip_to(self.position).map_err(|error| self.damaged(&error))?
+            } else {
+                batch.verify().map_err(|error| self.damaged(&error))?;
+                batch
+            };
+            assert_eq!(batch.base_offset, self.position, "items of one read are contiguous");
+            let bytes = u64::try_from(batch.encoded_len()).unwrap_or(u64::MAX);
+            if !self.left.allows(u64::from(batch.record_count), bytes) {
+                self.left.use_up();
+                break;
+            }
+            self.left.take(u64::from(batch.record_count), bytes);
+            self.position = batch.next_offset();
+            encoded.push(batch.encode());
+        }
+        let batches = pb::ReadBatches { batches: encoded };
+        Ok((!batches.batches.is_empty()).then_some(Item::Batches(batches)))
+    }
+
+    fn damaged(&self, error: &pyramid_protocol::batch::Error) -> Refusal {
+        tracing::error!(stream = %self.stream_id, %error, "records do not match their checksum");
+        Refusal::new(Reason::Damaged, error.to_string())
+    }
+}
+
+impl Left {
+    fn allows(&self, records: u64, bytes: u64) -> bool {
+        self.untouched
+            || (self.records.is_none_or(|left| records <= left)
+                && self.bytes.is_none_or(|left| bytes <= left))
+    }
+
+    fn take(&mut self, records: u64, bytes: u64) {
+        self.untouched = false;
+        self.records = self.records.map(|left| left.saturating_sub(records));
+        self.bytes = self.bytes.map(|left| left.saturating_sub(bytes));
+    }
+
+    fn use_up(&mut self) {
+        self.records = Some(0);
+    }
+
+    fn is_used_up(&self) -> bool {
+        !self.untouched && (self.records == Some(0) || self.bytes == Some(0))
+    }
+}

@@ -1,0 +1,209 @@
+//! The shipper: cuts streams into chunks and carries them to the object store.
+//!
+//! Only while this replica leads. Sealing is a command like any other; its log index, the intent,
+//! names the range for ever. Open intents are uploaded in offset order per stream, several streams
+//! at once, and retried for ever: nothing that the object store does can lose a record, it only
+//! keeps the log longer.
+
+mod plan;
+mod upload;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyramid_protocol::pb::stored::v1 as stored;
+use pyramid_protocol::pb::stored::v1::command::Command;
+use pyramid_protocol::{Entropy, Offset, StreamId};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use self::upload::Uploader;
+use crate::appender::{AppenderHandle, Failure};
+use crate::chunks::Chunks;
+use crate::state::{ControlOutcome, ControlRefused};
+use crate::view::View;
+use crate::wal::Wal;
+
+/// How often the shipper looks for something to seal. A seal by size is at most this late.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Chunks that are built and uploaded at once. Each takes about three times its size of memory.
+const UPLOADS_MAX: usize = 4;
+
+/// When streams are cut that say nothing themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// Seal at this many bytes of records.
+    pub chunk_bytes: u64,
+    /// Seal when the oldest unsealed record is this old.
+    pub chunk_age: Duration,
+}
+
+/// Seals streams, on command or when it is due.
+#[derive(Clone)]
+pub struct ShipperHandle {
+    view: Arc<View>,
+    appender: AppenderHandle,
+    node_id: u64,
+    defaults: Defaults,
+    sealed: Arc<Notify>,
+}
+
+impl ShipperHandle {
+    /// For one replica.
+    #[must_use]
+    pub fn new(
+        view: Arc<View>,
+        appender: AppenderHandle,
+        node_id: u64,
+        defaults: Defaults,
+    ) -> Self {
+        Self { view, appender, node_id, defaults, sealed: Arc::default() }
+    }
+
+    /// Cuts all below `upto` into chunks, and wakes the shipper. Returns the end of what is sealed.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`]: a part may be sealed.
+    pub async fn seal(&self, stream_id: StreamId, upto: Offset) -> Result<Offset, Failure> {
+        loop {
+            let (sealed, range) = self.view.read(|state, live| {
+                let stream = state.stream(stream_id);
+                let bytes_max = stream.map_or(1, |s| plan::chunk_bytes(&s.settings, self.defaults));
+                (stream.map(|s| s.sealed()), live.seal_range(stream_id, bytes_max))
+            });
+            // A deleted stream has nothing left to seal.
+            let Some(sealed) = sealed else { return Ok(upto) };
+            let Some(range) = range.filter(|_| sealed < upto) else { return Ok(sealed) };
+            let command = Command::Seal(stored::Seal {
+                stream_id: stream_id.get(),
+                base_offset: range.base.get(),
+                next_offset: range.next.get(),
+                uploader: self.node_id,
+            });
+            let (_, applied) = self.appender.command(command).await?;
+            match &applied.control {
+                // Somebody else has just sealed here, or deleted the stream: look again.
+                Some(
+                    ControlOutcome::Sealed { .. }
+                    | ControlOutcome::Refused(
+                        ControlRefused::NotContiguous { .. } | ControlRefused::NotFound,
+                    ),
+                ) => self.sealed.notify_one(),
+                other => {
+                    tracing::error!(stream = %stream_id, outcome = ?other, "a seal was refused");
+                    return Err(Failure::Dropped);
+                }
+            }
+        }
+    }
+}
+
+/// The task.
+pub struct Shipper {
+    handle: ShipperHandle,
+    wal: Wal,
+    uploader: Arc<Uploader>,
+    uploads: JoinSet<StreamId>,
+    uploading: HashSet<StreamId>,
+}
+
+impl Shipper {
+    /// A shipper that has not started.
+    #[must_use]
+    pub fn new(handle: ShipperHandle, wal: Wal, chunks: Chunks, entropy: Arc<dyn Entropy>) -> Self {
+        let uploader = Uploader {
+            view: Arc::clone(&handle.view),
+            wal: wal.clone(),
+            appender: handle.appender.clone(),
+            chunks,
+            entropy,
+            slots: Semaphore::new(UPLOADS_MAX),
+            founded: tokio::sync::OnceCell::new(),
+        };
+        Self {
+            handle,
+            wal,
+            uploader: Arc::new(uploader),
+            uploads: JoinSet::new(),
+            uploading: HashSet::new(),
+        }
+    }
+
+    /// Seals and uploads until `shutdown`. Uploads on their way are dropped then: their intents
+    /// stay open and are taken up again.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                Some(uploaded) = self.uploads.join_next() => match uploaded {
+                    Ok(stream_id) => {
+                        self.uploading.remove(&stream_id);
+                    }
+                    // The hook has ended the process; only a test gets here.
+                    Err(error) => {
+                        tracing::error!(%error, "an upload panicked");
+                        return;
+                    }
+                },
+                () = self.handle.sealed.notified() => {}
+                _ = tick.tick() => {
+                    while let Some(now_ms) = self.handle.appender.log_time_ms() {
+                        if !self.seal_due(now_ms).await {
+                            break;
+                        }
+                    }
+                }
+            }
+            if self.handle.appender.log_time_ms().is_some() {
+                self.upload_open();
+            }
+        }
+    }
+
+    /// Whether something was sealed, so that there may be more.
+    async fn seal_due(&self, now_ms: u64) -> bool {
+        let pressure = self.wal.usage().is_under_pressure();
+        let due: BTreeMap<StreamId, Offset> = self.handle.view.read(|state, live| {
+            live.all_unsealed()
+                .filter_map(|(id, unsealed)| {
+                    let settings = &state.stream(id)?.settings;
+                    let rule = plan::Rule::new(settings, self.handle.defaults, pressure);
+                    Some((
+                        id,
+                        rule.seal_upto(&unsealed, live.seal_range(id, rule.chunk_bytes)?, now_ms)?,
+                    ))
+                })
+                .collect()
+        });
+        for (stream_id, upto) in &due {
+            if let Err(error) = self.handle.seal(*stream_id, *upto).await {
+                tracing::debug!(stream = %stream_id, %error, "not sealed now");
+                return false;
+            }
+        }
+        !due.is_empty()
+    }
+
+    fn upload_open(&mut self) {
+        let open: Vec<StreamId> = self.handle.view.read(|state, _| {
+            let open = state.streams().filter(|stream| !stream.open_seals.is_empty());
+            open.map(|stream| stream.id).filter(|id| !self.uploading.contains(id)).collect()
+        });
+        for stream_id in open {
+            self.uploading.insert(stream_id);
+            let uploader = Arc::clone(&self.uploader);
+            self.uploads.spawn(async move {
+                uploader.ship(stream_id).await;
+                stream_id
+            });
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! One stream's open seals → chunks in the object store, in offset order.
+//!
+//! Build in memory, decrypt and compare, put under a name that was never used, read the head back,
+//! then `ChunkCommitted`. A process that ends between any two of these leaves at most an object
+//! that nothing refers to; the intent is still open, and the next attempt has a new name.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyramid_protocol::pb::stored::v1::command::Command;
+use pyramid_protocol::pb::stored::v1::{self as stored, OpenSeal};
+use pyramid_protocol::{Batch, Entropy, Offset, StreamId};
+use pyramid_storage::StreamKey;
+use pyramid_storage::chunk::{self, Identity, SealedChunk};
+use pyramid_storage::cluster_file::{self, ClusterFile};
+use pyramid_storage::key_object::KeyObject;
+use pyramid_storage::object_store::{self, Condition};
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::sleep;
+
+use crate::appender::{AppenderHandle, Failure};
+use crate::chunks::Chunks;
+use crate::live;
+use crate::state::{ControlOutcome, ControlRefused, Stream};
+use crate::view::View;
+use crate::wal::Wal;
+
+/// The first wait after a failure, and the longest.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of batches that are read from the log at once.
+const READ_BYTES_MAX: usize = 4 << 20;
+
+pub(super) struct Uploader {
+    pub(super) view: Arc<View>,
+    pub(super) wal: Wal,
+    pub(super) appender: AppenderHandle,
+    pub(super) chunks: Chunks,
+    pub(super) entropy: Arc<dyn Entropy>,
+    /// Bounds the memory that uploads take together.
+    pub(super) slots: Semaphore,
+    /// `cluster.json` was seen to be ours.
+    pub(super) founded: OnceCell<()>,
+}
+
+/// Why an attempt failed. All are tried again, after a wait.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("read the records to seal")]
+    Read(#[source] live::Error),
+    #[error("open the stream's key; is this the KEK file of this cluster?")]
+    Key(#[source] pyramid_storage::keys::UnwrapError),
+    #[error("seal a chunk")]
+    Seal(#[source] chunk::SealError),
+    #[error("verify a chunk")]
+    Damaged(#[source] pyramid_storage::Damaged),
+    #[error("store an object")]
+    Store(#[source] object_store::Error),
+    #[error("write cluster.json")]
+    ClusterFile(#[source] cluster_file::Error),
+    #[error("tell the log")]
+    Log(#[source] Failure),
+    #[error("the log refused what was stored: {0:?}")]
+    Refused(ControlRefused),
+}
+
+enum Attempt {
+    /// Look for the next seal.
+    Done,
+    /// The stream is deleted, or all is shipped.
+    Nothing,
+}
+
+impl Uploader {
+    /// Ships all open seals of a stream. Returns early when this replica stops leading.
+    pub(super) async fn ship(&self, stream_id: StreamId) {
+        let mut backoff = BACKOFF_MIN;
+        while self.appender.log_time_ms().is_some() {
+            match self.ship_first(stream_id).await {
+                Ok(Attempt::Done) => backoff = BACKOFF_MIN,
+                Ok(Attempt::Nothing) => return,
+                Err(error) => {
+                    tracing::warn!(
+                        stream = %stream_id,
+                        error = &error as &dyn std::error::Error,
+                        retry_ms = backoff.as_millis(),
+                        "a chunk was not shipped"
+                    );
+                    sleep(self.jitter(backoff)).await;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+            }
+        }
+    }
+
+    /// From half of `wait` to all of it, so that failing uploads do not come back all at once.
+    fn jitter(&self, wait: Duration) -> Duration {
+        let per_mille = u32::try_from(self.entropy.u64() % 501).unwrap_or(500);
+        wait * (500 + per_mille) / 1000
+    }
+
+    async fn ship_first(&self, stream_id: StreamId) -> Result<Attempt, Error> {
+        let found = self.view.read(|state, _| {
+            let stream = state.stream(stream_id)?;
+            Some((Arc::clone(stream), stream.open_seals.first().copied()?, state.epoch()))
+        });
+        let Some((stream, seal, epoch)) = found else { return Ok(Attempt::Nothing) };
+        // Closed never: the semaphore lives as long as the uploader.
+        let Ok(_slot) = self.slots.acquire().await else { return Ok(Attempt::Nothing) };
+
+        self.founded.get_or_try_init(|| self.found()).await?;
+        let key = self.chunks.stream_key(&stream).map_err(Error::Key)?;
+        if stream.key_object_r.is_none() {
+            self.store_key(&stream, &key).await?;
+        }
+        let Some(batches) = self.batches(stream_id, seal).await? else {
+            return Ok(Attempt::Done);
+        };
+        let sealed = self.build(&stream, seal, epoch, key, batches).await?;
+        self.put(&sealed).await?;
+        self.commit(stream_id, seal, &sealed).await
+    }
+
+    /// The first object below this cluster's prefix; another one's is never overwritten.
+    async fn found(&self) -> Result<(), Error> {
+        let (store, names) = (&*self.chunks.store, &self.chunks.names);
+        let mut incarnation = [0; 16];
+        self.entropy.fill(&mut incarnation);
+        let epoch = self.view.read(|state, _| state.epoch());
+        let file = ClusterFile { cluster_id: names.cluster_id(), epoch, incarnation };
+        match cluster_file::create(store, names, &file).await {
+            Ok(_) => Ok(()),
+            // It was there, or is our own of an attempt whose answer was lost.
+            Err(cluster_file::Error::Store(object_store::Error::ConditionFailed { .. })) => {
+                cluster_file::read(store, names).await.map(|_| ()).map_err(Error::ClusterFile)
+            }
+            Err(error) => Err(Error::ClusterFile(error)),
+        }
+    }
+
+    async fn store_key(&self, stream: &Stream, key: &StreamKey) -> Result<(), Error> {
+        let Chunks { store, names, keks } = &self.chunks;
+        let object = KeyObject {
+            stream_id: stream.id,
+            name: stream.name.to_string(),
+            key: key.clone(),
+            settings: Some(stream.settings),
+        };
+        let bytes = object.seal(names.cluster_id(), keks, &*self.entropy);
+        let r = self.entropy.u64();
+        let put = store.put(&names.key_object(stream.id, r), bytes, Condition::Absent).await;
+        put.map_err(Error::Store)?;
+        let command =
+            Command::StreamKeyStored(stored::StreamKeyStored { stream_id: stream.id.get(), r });
+        match self.command(command).await? {
+            // Deleted meanwhile: the next look finds nothing.
+            ControlOutcome::KeyStored { .. }
+            | ControlOutcome::Refused(ControlRefused::NotFound) => Ok(()),
+            other => Err(refused(other)),
+        }
+    }
+
+    /// `None` if the range is not live any more: somebody else has shipped or deleted it.
+    async fn batches(
+        &self,
+        stream_id: StreamId,
+        seal: OpenSeal,
+    ) -> Result<Option<Vec<Batch>>, Error> {
+        let (mut from, end) = (Offset::new(seal.base_offset), Offset::new(seal.next_offset));
+        let mut batches = Vec::new();
+        while from < end {
+            let read = live::read(&self.view, &self.wal, stream_id, from, end, READ_BYTES_MAX);
+            match read.await {
+                Ok(read) => {
+                    let Some(last) = read.last() else { return Ok(None) };
+                    from = last.next_offset();
+                    batches.extend(read);
+                }
+                Err(live::Error::Moved) => return Ok(None),
+                Err(error) => return Err(Error::Read(error)),
+            }
+        }
+        Ok(Some(batches))
+    }
+
+    /// Seals, then opens again and compares, on a thread that may block.
+    async fn build(
+        &self,
+        stream: &Stream,
+        seal: OpenSeal,
+        epoch: u32,
+        stream_key: StreamKey,
+        batches: Vec<Batch>,
+    ) -> Result<SealedChunk, Error> {
+        let (names, entropy) = (self.chunks.names.clone(), Arc::clone(&self.entropy));
+        let (stream_id, digest_before) = (stream.id, stream.last_digest);
+        let built = tokio::task::spawn_blocking(move || {
+            let identity = Identity {
+                names: &names,
+                epoch,
+                stream_id,
+                intent: seal.intent,
+                generation: 0,
+                stream_key: &stream_key,
+                digest_before,
+            };
+            let sealed =
+                chunk::seal(&identity, batches.iter().cloned(), &*entropy).map_err(Error::Seal)?;
+            sealed.verify(&identity, batches).map_err(Error::Damaged)?;
+            Ok(sealed)
+        });
+        // A blocking task is lost only by a panic, which ends the process.
+        built.await.expect("sealing does not panic")
+    }
+
+    async fn put(&self, sealed: &SealedChunk) -> Result<(), Error> {
+        let store = &self.chunks.store;
+        store
+            .put(sealed.key(), sealed.bytes().clone(), Condition::Absent)
+            .await
+            .map_err(Error::Store)?;
+        let head = store.get(sealed.key(), 0..sealed.head_len()).await.map_err(Error::Store)?;
+        sealed.verify_read_back(&head.bytes, head.total_len).map_err(Error::Damaged)
+    }
+
+    async fn commit(
+        &self,
+        stream_id: StreamId,
+        seal: OpenSeal,
+        sealed: &SealedChunk,
+    ) -> Result<Attempt, Error> {
+        let chunk = sealed.chunk_ref().clone();
+        let total_len = chunk.total_len;
+        let command = Command::ChunkCommitted(stored::ChunkCommitted {
+            stream_id: stream_id.get(),
+            intent: seal.intent,
+            chunk: Some(chunk),
+            digest_before: sealed.digest_before().to_vec().into(),
+            digest_after: sealed.digest_after().to_vec().into(),
+        });
+        match self.command(command).await? {
+            ControlOutcome::Committed => {
+                tracing::debug!(
+                    stream = %stream_id,
+                    base = seal.base_offset,
+                    next = seal.next_offset,
+                    total_len,
+                    "shipped a chunk"
+                );
+                Ok(Attempt::Done)
+            }
+            // Another leader was faster, or the stream is deleted: the object is an orphan.
+            ControlOutcome::Refused(ControlRefused::IntentClosed | ControlRefused::NotFound) => {
+                Ok(Attempt::Done)
+            }
+            other => Err(refused(other)),
+        }
+    }
+
+    async fn command(&self, command: Command) -> Result<ControlOutcome, Error> {
+        let (_, applied) = self.appender.command(command).await.map_err(Error::Log)?;
+        Ok(applied.control.clone().expect("a CONTROL entry has an outcome"))
+    }
+}
+
+fn refused(outcome: ControlOutcome) -> Error {
+    match outcome {
+        ControlOutcome::Refused(refused) => Error::Refused(refused),
+        other => unreachable!("the command was answered as another one: {other:?}"),
+    }
+}

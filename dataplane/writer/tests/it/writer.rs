@@ -1,0 +1,256 @@
+//! A whole replica in a temporary folder, over real sockets, real disk and real files.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyramid_protocol::net::{TcpConnect, channel};
+use pyramid_protocol::pb::v1::admin_client::AdminClient;
+use pyramid_protocol::pb::v1::append_response::Answer;
+use pyramid_protocol::pb::v1::put_stream_result;
+use pyramid_protocol::pb::v1::read_request::Start;
+use pyramid_protocol::pb::v1::read_response::Item;
+use pyramid_protocol::pb::v1::writer_client::WriterClient;
+use pyramid_protocol::pb::v1::{self as pb, Refusal};
+use pyramid_protocol::{Batch, Records, SystemEntropy};
+use pyramid_storage::Keks;
+use pyramid_writer::config::{Args, Config};
+use pyramid_writer::replica::{self, Environment};
+use tempfile::TempDir;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+use tonic::transport::Channel;
+
+/// Nothing here takes this long; a test that waits longer has failed.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) const CLUSTER: [u8; 16] = [7; 16];
+
+/// A running replica. Its directory outlives it.
+pub(crate) struct Writer {
+    pub(crate) calls: WriterClient<Channel>,
+    pub(crate) admin: AdminClient<Channel>,
+    running: JoinHandle<Result<(), replica::Error>>,
+    shutdown: CancellationToken,
+}
+
+pub(crate) struct Folder(pub(crate) TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kek = Keks::generate("kek-1", &SystemEntropy);
+        std::fs::write(folder.path().join("kek"), kek.as_bytes()).unwrap();
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn config(&self, flags: &[&str]) -> Config {
+        let path = |name: &str| self.path().join(name).display().to_string();
+        let mut line = vec!["pyramid-writer".to_owned()];
+        line.extend(["--data-dir".into(), path("data")]);
+        line.extend(["--kek-file".into(), path("kek")]);
+        line.extend(["--object-store".into(), format!("file:{}", path("objects"))]);
+        line.extend(["--segment-bytes".into(), (16 << 20).to_string()]);
+        line.extend(["--memory-bytes-max".into(), (512 << 20).to_string()]);
+        line.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        <Args as clap::Parser>::try_parse_from(line).unwrap().replica.into_config().unwrap()
+    }
+
+    /// Starts a replica and waits until it serves, or waits to be founded.
+    pub(crate) async fn start(&self, flags: &[&str]) -> Writer {
+        self.try_start(flags).await.expect("the replica starts")
+    }
+
+    pub(crate) async fn try_start(&self, flags: &[&str]) -> Result<Writer, replica::Error> {
+        let config = self.config(flags);
+        let free = "127.0.0.1:0".parse().unwrap();
+        let (environment, addresses) = Environment::open(&config, free, free).await?;
+        let shutdown = CancellationToken::new();
+        let (serving, served) = oneshot::channel();
+        let stop = shutdown.clone();
+        #[expect(clippy::disallowed_methods, reason = "the test awaits it in `stop`")]
+        let running = tokio::spawn(async move {
+            let serving = move || drop(serving.send(()));
+            replica::run(config, environment, serving, stop).await
+        });
+        if timeout(DEADLINE, served).await.expect("the replica starts in time").is_err() {
+            return Err(running.await.unwrap().unwrap_err());
+        }
+        let connect = |address: std::net::SocketAddr| {
+            channel(Arc::new(TcpConnect), &address.to_string()).unwrap()
+        };
+        Ok(Writer {
+            calls: WriterClient::new(connect(addresses.writer)),
+            admin: AdminClient::new(connect(addresses.admin)),
+            running,
+            shutdown,
+        })
+    }
+
+    /// Starts a replica of a new cluster.
+    pub(crate) async fn found(&self, flags: &[&str]) -> Writer {
+        let mut writer = self.start(flags).await;
+        let request = pb::BootstrapRequest { cluster_id: CLUSTER.to_vec().into() };
+        writer.admin.bootstrap(request).await.unwrap();
+        writer
+    }
+}
+
+impl Writer {
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        drop((self.calls, self.admin));
+        timeout(DEADLINE, self.running).await.expect("the replica stops").unwrap().unwrap();
+    }
+
+    pub(crate) async fn put_stream(&mut self, name: &str) -> pb::StreamInfo {
+        self.put_stream_with(name, pb::StreamSettings::default()).await
+    }
+
+    pub(crate) async fn put_stream_with(
+        &mut self,
+        name: &str,
+        settings: pb::StreamSettings,
+    ) -> pb::StreamInfo {
+        let put = pb::PutStream {
+            object: Some(pb::ObjectRef { uid: format!("uid of {name}"), generation: 1 }),
+            name: name.to_owned(),
+            settings: Some(settings),
+            rights: None,
+        };
+        let request =
+            pb::PutStreamsRequest { cluster_id: CLUSTER.to_vec().into(), streams: vec![put] };
+        let mut response = self.admin.put_streams(request).await.unwrap().into_inner();
+        match response.results.remove(0).result {
+            Some(put_stream_result::Result::Stream(info)) => info,
+            other => panic!("stream {name} was not put: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn session(&mut self) -> Session {
+        let (requests, received) = mpsc::channel(1024);
+        let answers = self.calls.append(ReceiverStream::new(received)).await.unwrap().into_inner();
+        Session { requests, answers }
+    }
+
+    /// Appends in a session of its own.
+    pub(crate) async fn append(&mut self, stream: &str, values: &[&str]) -> pb::Appended {
+        let mut session = self.session().await;
+        session.append(append(stream, values)).await.unwrap()
+    }
+
+    pub(crate) async fn read(&mut self, request: pb::ReadRequest) -> Vec<Item> {
+        let mut items = self.calls.read(request).await.unwrap().into_inner();
+        let mut read = Vec::new();
+        while let Some(response) = timeout(DEADLINE, items.next()).await.expect("the read ends") {
+            read.push(response.unwrap().item.unwrap());
+        }
+        read
+    }
+
+    /// All values from an offset on.
+    pub(crate) async fn values(&mut self, stream: &str, from: u64) -> Vec<(u64, String)> {
+        let items = self.read(read(stream, from)).await;
+        items.iter().flat_map(values).collect()
+    }
+
+    pub(crate) async fn info(&mut self, stream: &str) -> pb::StreamInfo {
+        let request = pb::GetStreamRequest { stream: stream.to_owned(), min_next_offset: None };
+        self.calls.get_stream(request).await.unwrap().into_inner()
+    }
+
+    /// Waits until all of a stream is in the object store.
+    pub(crate) async fn shipped(&mut self, stream: &str) -> pb::StreamInfo {
+        let all_shipped = async {
+            loop {
+                let info = self.info(stream).await;
+                if info.shipped_offset == info.next_offset {
+                    return info;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, all_shipped).await.expect("the stream is shipped")
+    }
+
+    pub(crate) async fn seal(&mut self, stream: &str) -> pb::StreamInfo {
+        let request = pb::SealRequest { stream: stream.to_owned(), stream_id: None };
+        self.calls.seal(request).await.unwrap();
+        self.shipped(stream).await
+    }
+}
+
+pub(crate) struct Session {
+    pub(crate) requests: mpsc::Sender<pb::AppendRequest>,
+    pub(crate) answers: Streaming<pb::AppendResponse>,
+}
+
+impl Session {
+    pub(crate) async fn append(
+        &mut self,
+        request: pb::AppendRequest,
+    ) -> Result<pb::Appended, Refusal> {
+        self.send(request).await;
+        self.answer().await
+    }
+
+    pub(crate) async fn send(&mut self, request: pb::AppendRequest) {
+        self.requests.send(request).await.unwrap();
+    }
+
+    pub(crate) async fn answer(&mut self) -> Result<pb::Appended, Refusal> {
+        let answer = timeout(DEADLINE, self.answers.message()).await.expect("an answer comes");
+        match answer.unwrap().expect("the session goes on").answer.unwrap() {
+            Answer::Appended(appended) => Ok(appended),
+            Answer::Refused(refusal) => Err(refusal),
+        }
+    }
+}
+
+pub(crate) fn append(stream: &str, values: &[&str]) -> pb::AppendRequest {
+    pb::AppendRequest {
+        stream: stream.to_owned(),
+        records: records(values).bytes().clone(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn records(values: &[&str]) -> Records {
+    let records: Vec<_> = values
+        .iter()
+        .map(|value| pb::Record { value: (*value).to_owned().into(), headers: vec![] })
+        .collect();
+    Records::encode(&records).unwrap()
+}
+
+pub(crate) fn read(stream: &str, from: u64) -> pb::ReadRequest {
+    pb::ReadRequest {
+        stream: stream.to_owned(),
+        start: Some(Start::Offset(from)),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn values(item: &Item) -> Vec<(u64, String)> {
+    let Item::Batches(batches) = item else { return Vec::new() };
+    batches
+        .batches
+        .iter()
+        .flat_map(|bytes| {
+            let batch = Batch::decode(bytes.clone()).unwrap();
+            batch.verify().unwrap();
+            let records: Vec<_> = batch.iter().map(Result::unwrap).collect();
+            records
+        })
+        .map(|(offset, record)| (offset.get(), String::from_utf8(record.value.into()).unwrap()))
+        .collect()
+}

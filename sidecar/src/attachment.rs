@@ -1,0 +1,157 @@
+//! The attachment of one subscription: hears what to push, and reports how it goes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyramid_client::{Backoff, Client};
+use pyramid_protocol::pb::v1::attach_request::Message as Request;
+use pyramid_protocol::pb::v1::attach_response::Message as Response;
+use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::status::Board;
+
+const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+/// How long the Writer may take to say what is assigned.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Everything is reported again after this long.
+const REPORT_ALL_EVERY: Duration = Duration::from_secs(10);
+/// Changes are reported at most this often; what happens in between is told with the next report.
+const REPORT_PAUSE: Duration = Duration::from_millis(200);
+/// Reports that the connection has not taken yet. If it is full, the next report tells all.
+const REQUESTS_LEN_MAX: usize = 4;
+
+/// Keeps one subscription attached.
+pub(crate) struct Attachment {
+    pub(crate) client: Client,
+    pub(crate) board: Board,
+    pub(crate) subscription: Arc<str>,
+    pub(crate) pod: String,
+    /// What the Writer said last; `None` until it has. Kept while the Writer is away.
+    pub(crate) assignment: watch::Sender<Option<pb::Assignment>>,
+}
+
+impl Attachment {
+    /// Attaches, again and again, until it is stopped.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut backoff = RETRY;
+        loop {
+            let writer = self.client.writer();
+            let refusal = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                refusal = self.attach(writer.calls(), &mut backoff) => refusal,
+            };
+            writer.failed(&refusal);
+            if refusal.reason() == Reason::NotFound {
+                // The subscription is gone, or this pod has no right to it any more.
+                self.assignment.send_replace(Some(pb::Assignment::default()));
+            }
+            let advised = Duration::from_millis(refusal.retry_after_ms.into());
+            let wait = backoff.wait(self.client.entropy()).max(advised);
+            tracing::warn!(
+                subscription = &*self.subscription,
+                "attach again in {wait:?}: {}",
+                refusal.message
+            );
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// One call of `Attach`; comes back with why it has ended.
+    async fn attach(
+        &self,
+        mut calls: pb::writer_client::WriterClient<tonic::transport::Channel>,
+        backoff: &mut Backoff,
+    ) -> Refusal {
+        let (requests, outgoing) = mpsc::channel(REQUESTS_LEN_MAX);
+        let hello = pb::AttachHello {
+            subscription: self.subscription.to_string(),
+            pod: self.pod.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            trust_bundle_sha256: bytes::Bytes::new(),
+        };
+        send(&requests, Request::Hello(hello));
+        let mut changes = self.board.changes();
+        let opening = async {
+            let mut messages = calls.attach(ReceiverStream::new(outgoing)).await?.into_inner();
+            let first = messages.message().await?;
+            Ok::<_, tonic::Status>((first, messages))
+        };
+        let (first, mut messages) = match timeout(OPEN_TIMEOUT, opening).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(status)) => return Refusal::from_status(&status),
+            Err(_elapsed) => return lost("no answer in time"),
+        };
+        if let Err(refusal) = self.take(first) {
+            return refusal;
+        }
+        backoff.reset();
+        let _attached = self.board.attach();
+        let mut everything = interval(REPORT_ALL_EVERY);
+        everything.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reported = 0;
+        let mut report_at = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                message = messages.message() => {
+                    let taken = match message {
+                        Ok(message) => self.take(message),
+                        Err(status) => Err(Refusal::from_status(&status)),
+                    };
+                    if let Err(refusal) = taken {
+                        return refusal;
+                    }
+                }
+                _ = everything.tick() => reported = self.report(&requests, 0).unwrap_or(0),
+                // Nothing is lost by waiting first: the version tells what changed meanwhile.
+                () = changed(&mut changes, report_at) => {
+                    reported = self.report(&requests, reported).unwrap_or(0);
+                    report_at = Instant::now() + REPORT_PAUSE;
+                }
+            }
+        }
+    }
+
+    /// Takes what the Writer says.
+    fn take(&self, message: Option<pb::AttachResponse>) -> Result<(), Refusal> {
+        match message.ok_or_else(|| lost("the Writer ended the attachment"))?.message {
+            Some(Response::Assignment(assignment)) => {
+                self.assignment.send_replace(Some(assignment));
+                Ok(())
+            }
+            Some(Response::Refused(refusal)) => Err(refusal),
+            None => Err(lost("the Writer gave an empty answer")),
+        }
+    }
+
+    /// Reports what changed after `version`; `None` if the connection takes nothing now.
+    fn report(&self, requests: &mpsc::Sender<pb::AttachRequest>, version: u64) -> Option<u64> {
+        let (streams, version) = self.board.reports(&self.subscription, version);
+        send(requests, Request::Report(pb::AttachReport { streams })).then_some(version)
+    }
+}
+
+async fn changed(changes: &mut watch::Receiver<u64>, not_before: Instant) {
+    sleep_until(not_before).await;
+    // The board lives as long as this task.
+    if changes.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+fn send(requests: &mpsc::Sender<pb::AttachRequest>, message: Request) -> bool {
+    requests.try_send(pb::AttachRequest { message: Some(message) }).is_ok()
+}
+
+fn lost(message: &str) -> Refusal {
+    Refusal::unknown(Reason::Unavailable, message)
+}

@@ -1,0 +1,351 @@
+//! The pusher: one attachment per subscription, one worker per stream.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyramid_client::{ByteBudget, Client, connection};
+use pyramid_protocol::limits::PUSHER_BYTES_MAX;
+use pyramid_protocol::net::{Accept, Connect, TcpAccept, TcpConnect};
+use pyramid_protocol::pb::v1::{self as pb, PushState, StartFrom};
+use pyramid_protocol::{Entropy, StreamName, SystemEntropy};
+use pyramid_storage::Fetcher;
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::application::Application;
+use crate::attachment::Attachment;
+use crate::config::{Config, Subscription, Timing};
+use crate::local;
+use crate::source::Reading;
+use crate::status::{Board, Place};
+use crate::stream_worker::{Settings, Shared, StreamWorker};
+
+/// Of the bytes that a pusher may hold, those that are still in the windows of connections and in
+/// the few frames that are opened ahead of a reader.
+const UNCOUNTED_BYTES: usize = 24 << 20;
+
+/// What a pusher runs on; another one in a simulation.
+#[derive(Clone)]
+pub struct Environment {
+    /// To the Writer.
+    pub connect: Arc<dyn Connect>,
+    /// To the applications.
+    pub connect_application: Arc<dyn Connect>,
+    /// Jitter.
+    pub entropy: Arc<dyn Entropy>,
+    /// Opens chunk locations.
+    pub fetcher: Fetcher,
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment").finish_non_exhaustive()
+    }
+}
+
+/// The pusher serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// Where the `Local` service listens; `None` if it is switched off.
+    pub local: Option<SocketAddr>,
+}
+
+/// Why a pusher cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Change the addresses of the Writer.
+    #[error("connect to the Writer")]
+    Writer(#[source] connection::Error),
+    /// Change the application's address.
+    #[error("{address:?} is no address of an application; give host:port")]
+    Application {
+        /// What was given.
+        address: String,
+    },
+    /// The `Local` service trusts everybody who can reach it.
+    #[error("the local service must listen on a loopback address, not on {address}")]
+    NotLoopback {
+        /// What was given.
+        address: SocketAddr,
+    },
+    /// Take another port.
+    #[error("listen on {address}")]
+    Listen {
+        /// What was given.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The `Local` service has ended.
+    #[error("serve on {address}")]
+    Serve {
+        /// Where it listened.
+        address: SocketAddr,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// A task has panicked: a bug. The pusher must be started again.
+    #[error("a task of the pusher has ended")]
+    Task(#[source] JoinError),
+}
+
+/// Runs a pusher over TCP until `shutdown`. `ready` is told when it serves.
+///
+/// # Errors
+///
+/// As [`Error`] says; a Writer or an application that is absent is none.
+pub async fn run(
+    config: Config,
+    ready: oneshot::Sender<Ready>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let fetcher = match &config.chunk_directory {
+        Some(directory) => Fetcher::new().with_directory(directory.clone()),
+        None => Fetcher::new(),
+    };
+    let environment = Environment {
+        connect: Arc::new(TcpConnect),
+        connect_application: Arc::new(TcpConnect),
+        entropy: Arc::new(SystemEntropy),
+        fetcher,
+    };
+    let accept = match config.local {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    run_with(config, environment, accept, ready, shutdown).await
+}
+
+/// Listens for the `Local` service.
+async fn listen(address: SocketAddr) -> Result<(SocketAddr, TcpAccept), Error> {
+    if !address.ip().is_loopback() {
+        return Err(Error::NotLoopback { address });
+    }
+    let listen = |source| Error::Listen { address, source };
+    let accept = TcpAccept::bind(address).await.map_err(listen)?;
+    let bound = accept.local_address().map_err(listen)?;
+    Ok((bound, accept))
+}
+
+/// Runs a pusher in an environment until `shutdown`. `accept` is where the `Local` service listens.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn run_with(
+    config: Config,
+    environment: Environment,
+    accept: Option<(SocketAddr, impl Accept)>,
+    ready: oneshot::Sender<Ready>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let Config { writers, subscriptions, pod, local: _, chunk_directory: _, timing, pushes_max } =
+        config;
+    let client = Client::new(connection::Options {
+        addresses: writers,
+        connect: environment.connect,
+        entropy: environment.entropy,
+        call_timeout: timing.call_timeout,
+    })
+    .map_err(Error::Writer)?;
+    let board = Board::new(subscriptions.len());
+    let budget =
+        u32::try_from(PUSHER_BYTES_MAX.saturating_sub(UNCOUNTED_BYTES)).unwrap_or(u32::MAX);
+    let reading = Reading {
+        client: client.clone(),
+        fetcher: Some(environment.fetcher),
+        budget: ByteBudget::new(budget),
+    };
+    let shared = Shared {
+        reading,
+        board: board.clone(),
+        turns: Arc::new(Semaphore::new(pushes_max)),
+        timing,
+    };
+    let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
+    // Ends everything when one task ends, so that none is left half running.
+    let stop = shutdown.child_token();
+    for Subscription { name, application } in subscriptions {
+        let application =
+            Application::new(Arc::clone(&environment.connect_application), &application)
+                .map_err(|_invalid| Error::Application { address: application.clone() })?;
+        let (assignment, assigned) = watch::channel(None);
+        let subscription: Arc<str> = name.into();
+        let attachment = Attachment {
+            client: client.clone(),
+            board: board.clone(),
+            subscription: Arc::clone(&subscription),
+            pod: pod.clone(),
+            assignment,
+        };
+        let workers = Workers::new(shared.clone(), subscription, application);
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            let ((), worked) =
+                tokio::join!(attachment.run(stop.clone()), workers.run(assigned, stop.clone()));
+            worked
+        });
+    }
+    let local = accept.map(|(address, accept)| {
+        let service = local::Service::new(client, shared.reading.clone(), board);
+        tasks.spawn(local::serve(service, address, accept, stop.clone()));
+        address
+    });
+    // Nobody may wait for it.
+    drop(ready.send(Ready { local }));
+    let mut outcome = Ok(());
+    if tasks.is_empty() {
+        shutdown.cancelled().await;
+    }
+    while let Some(ended) = tasks.join_next().await {
+        stop.cancel();
+        let ended = ended.map_err(Error::Task).flatten();
+        outcome = outcome.and(ended);
+    }
+    outcome
+}
+
+/// The workers of one subscription.
+struct Workers {
+    shared: Shared,
+    subscription: Arc<str>,
+    application: Application,
+    running: BTreeMap<StreamName, Running>,
+    tasks: JoinSet<StreamName>,
+}
+
+struct Running {
+    settings: watch::Sender<Settings>,
+    stop: CancellationToken,
+}
+
+impl Workers {
+    fn new(shared: Shared, subscription: Arc<str>, application: Application) -> Self {
+        Self { shared, subscription, application, running: BTreeMap::new(), tasks: JoinSet::new() }
+    }
+
+    /// Keeps one worker for each assigned stream, until it is stopped and all have ended.
+    async fn run(
+        mut self,
+        mut assigned: watch::Receiver<Option<pb::Assignment>>,
+        stop: CancellationToken,
+    ) -> Result<(), Error> {
+        let mut is_first = true;
+        loop {
+            let assignment = assigned.borrow_and_update().clone();
+            if let Some(assignment) = assignment {
+                self.agree(&assignment, &stop);
+                if std::mem::take(&mut is_first) {
+                    self.shared.board.assigned();
+                }
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                changed = assigned.changed() => if changed.is_err() { break },
+                Some(ended) = self.tasks.join_next() => self.ended(ended)?,
+            }
+        }
+        while let Some(ended) = self.tasks.join_next().await {
+            self.ended(ended)?;
+        }
+        Ok(())
+    }
+
+    /// A worker that was stopped may have to be started again by now; the next agreement does it.
+    fn ended(&mut self, ended: Result<StreamName, JoinError>) -> Result<(), Error> {
+        let stream = ended.map_err(Error::Task)?;
+        self.running.remove(&stream);
+        self.shared.board.remove(&self.place(&stream));
+        Ok(())
+    }
+
+    /// Starts, changes and stops workers.
+    fn agree(&mut self, assignment: &pb::Assignment, stop: &CancellationToken) {
+        let push_timeout = match assignment.ack_timeout_ms {
+            0 => self.shared.timing.push_timeout,
+            ms => Duration::from_millis(ms.into()),
+        };
+        let start_from = match assignment.start_from() {
+            StartFrom::Latest => StartFrom::Latest,
+            StartFrom::Earliest | StartFrom::Unspecified => StartFrom::Earliest,
+        };
+        let mut wanted = BTreeMap::new();
+        for assigned in &assignment.streams {
+            let Ok(stream) = assigned.stream.parse::<StreamName>() else {
+                tracing::error!(
+                    "the Writer assigned {:?}, which is no stream name",
+                    assigned.stream
+                );
+                continue;
+            };
+            let settings = assigned.stream_id.map(|stream_id| Settings {
+                stream_id,
+                start_from,
+                paused: assignment.paused,
+                push_timeout,
+            });
+            wanted.insert(stream, settings);
+        }
+        for (stream, running) in &self.running {
+            if !matches!(wanted.get(stream), Some(Some(_))) {
+                running.stop.cancel();
+            }
+        }
+        for (stream, settings) in wanted {
+            match (settings, self.running.get(&stream)) {
+                (Some(settings), Some(running)) => {
+                    running
+                        .settings
+                        .send_if_modified(|now| std::mem::replace(now, settings) != settings);
+                }
+                (Some(settings), None) => self.start(stream, settings, stop),
+                (None, Some(_)) => {}
+                (None, None) => {
+                    self.shared.board.update(&self.place(&stream), |status| {
+                        status.state = PushState::Retrying;
+                        "the stream does not exist".clone_into(&mut status.message);
+                    });
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, stream: StreamName, settings: Settings, stop: &CancellationToken) {
+        self.shared.board.update(&self.place(&stream), |status| status.state = PushState::Asking);
+        let (settings, heard) = watch::channel(settings);
+        let stop = stop.child_token();
+        let worker = StreamWorker::new(
+            self.shared.clone(),
+            self.place(&stream),
+            self.application.clone(),
+            heard,
+            stop.clone(),
+        );
+        self.running.insert(stream.clone(), Running { settings, stop });
+        self.tasks.spawn(async move {
+            worker.run().await;
+            stream
+        });
+    }
+
+    fn place(&self, stream: &StreamName) -> Place {
+        Place { subscription: Arc::clone(&self.subscription), stream: stream.clone() }
+    }
+}
+
+/// Waits of a pusher that tests shorten.
+impl Timing {
+    /// As in production.
+    pub const DEFAULT: Self = Self {
+        push_timeout: Duration::from_secs(30),
+        idle_ask: Duration::from_secs(30),
+        halt_ask: Duration::from_secs(5),
+        call_timeout: Duration::from_secs(10),
+    };
+}

@@ -1,0 +1,188 @@
+//! What is pushed next: a bounded read-ahead of one stream, from chunks while behind, live when
+//! close.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use pyramid_client::budget::Held;
+use pyramid_client::read::{self, Batches, Item};
+use pyramid_client::{ByteBudget, Client, Reader};
+use pyramid_protocol::limits::PUSH_BYTES_MAX;
+use pyramid_protocol::{Batch, Offset, Position, StreamName, batch};
+
+/// One stream reads ahead until it holds this much: a push on its way and two that follow.
+const READ_AHEAD_BYTES: usize = 3 * PUSH_BYTES_MAX;
+
+/// Reads one stream from a position on.
+pub(crate) struct Source {
+    reader: Reader,
+    /// Where the first buffered batch begins, in the epoch that the stream has now.
+    position: Position,
+    buffered: VecDeque<Piece>,
+    buffered_bytes: usize,
+    stream_next: Offset,
+    /// Why nothing more comes.
+    end: Option<read::Error>,
+    /// The Writer cannot be reached now.
+    interrupted: Option<String>,
+}
+
+struct Piece {
+    batch: Batch,
+    // Its bytes in the pusher's budget.
+    _held: Held,
+}
+
+/// Some whole batches, ready to be pushed.
+#[derive(Debug)]
+pub(crate) struct Load {
+    pub(crate) batches: Vec<Bytes>,
+    pub(crate) records: u64,
+    pub(crate) next: Position,
+}
+
+/// What all streams of a pusher share to read.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    pub(crate) client: Client,
+    pub(crate) fetcher: Option<pyramid_storage::Fetcher>,
+    pub(crate) budget: ByteBudget,
+}
+
+impl Source {
+    /// Reads from `position` on, once it is polled.
+    pub(crate) fn open(reading: &Reading, stream: &StreamName, position: Position) -> Self {
+        let options = read::Options {
+            follow: true,
+            fetcher: reading.fetcher.clone(),
+            budget: reading.budget.clone(),
+            ..read::Options::from_position(stream.clone(), position)
+        };
+        Self {
+            reader: Reader::new(reading.client.clone(), options),
+            position,
+            buffered: VecDeque::new(),
+            buffered_bytes: 0,
+            stream_next: position.offset,
+            end: None,
+            interrupted: None,
+        }
+    }
+
+    /// Reads one item further.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop.
+    pub(crate) async fn fill(&mut self) {
+        match self.reader.next().await {
+            Some(Ok(Item::Started { position, first_offset: _, next_offset })) => {
+                self.interrupted = None;
+                // All that is buffered was read at or below a position that this epoch confirms.
+                self.position.epoch = position.epoch;
+                self.stream_next = self.stream_next.max(next_offset);
+            }
+            Some(Ok(Item::Batches(batches))) => self.take(batches),
+            Some(Ok(Item::CaughtUp(next))) => self.stream_next = self.stream_next.max(next),
+            Some(Ok(Item::Interrupted(message))) => self.interrupted = Some(message),
+            Some(Err(error)) => self.end = Some(error),
+            None => {
+                let last = "the read has ended".to_owned();
+                self.end.get_or_insert(read::Error::NoAnswer { last });
+            }
+        }
+    }
+
+    fn take(&mut self, batches: Batches) {
+        let Batches { batches, mut held } = batches;
+        for batch in batches {
+            self.buffered_bytes += batch.encoded_len();
+            self.stream_next = self.stream_next.max(batch.next_offset());
+            let held = held.split(batch.encoded_len());
+            self.buffered.push_back(Piece { batch, _held: held });
+        }
+    }
+
+    /// Takes what has already come, up to a full push.
+    pub(crate) fn fill_at_once(&mut self) {
+        while self.wants_more() && !self.is_full() {
+            if self.fill().now_or_never().is_none() {
+                return;
+            }
+        }
+    }
+
+    /// More is read only while there is room, and only if more can come.
+    pub(crate) fn wants_more(&self) -> bool {
+        self.buffered_bytes < READ_AHEAD_BYTES && self.end.is_none()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buffered.is_empty()
+    }
+
+    /// A push would be full.
+    fn is_full(&self) -> bool {
+        self.buffered_bytes >= PUSH_BYTES_MAX
+    }
+
+    pub(crate) fn end(&self) -> Option<&read::Error> {
+        self.end.as_ref()
+    }
+
+    pub(crate) fn interrupted(&self) -> Option<&str> {
+        self.interrupted.as_deref()
+    }
+
+    /// Where the next push begins, in the epoch that the stream has now.
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
+
+    pub(crate) fn stream_next(&self) -> Offset {
+        self.stream_next
+    }
+
+    /// Whole batches from the front, up to the size of a push, at least one.
+    pub(crate) fn load(&self) -> Load {
+        let mut load = Load { batches: Vec::new(), records: 0, next: self.position };
+        let mut bytes = 0;
+        for Piece { batch, .. } in &self.buffered {
+            bytes += batch.encoded_len();
+            if bytes > PUSH_BYTES_MAX && !load.batches.is_empty() {
+                break;
+            }
+            load.batches.push(batch.encode());
+            load.records += u64::from(batch.record_count);
+            load.next.offset = batch.next_offset();
+        }
+        load
+    }
+
+    /// Goes on at `stored`, if it is within what is buffered; else the stream must be read anew.
+    pub(crate) fn advance(&mut self, stored: Position) -> Result<bool, batch::Error> {
+        let end =
+            self.buffered.back().map_or(self.position.offset, |last| last.batch.next_offset());
+        let same_history =
+            (stored.stream_id, stored.epoch) == (self.position.stream_id, self.position.epoch);
+        if !same_history || stored.offset < self.position.offset || stored.offset > end {
+            return Ok(false);
+        }
+        while let Some(front) = self.buffered.front_mut() {
+            if front.batch.base_offset >= stored.offset {
+                break;
+            }
+            let len = front.batch.encoded_len();
+            if front.batch.next_offset() <= stored.offset {
+                self.buffered.pop_front();
+                self.buffered_bytes -= len;
+            } else {
+                front.batch = front.batch.skip_to(stored.offset)?;
+                self.buffered_bytes -= len - front.batch.encoded_len();
+            }
+        }
+        self.position.offset = stored.offset;
+        Ok(true)
+    }
+}

@@ -1,0 +1,165 @@
+//! [`Board`]: what each stream is doing, for reports, the `Local` service and whoever waits.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pyramid_protocol::pb::v1::{self as pb, PushState};
+use pyramid_protocol::{Offset, Position, StreamName};
+use tokio::sync::watch;
+
+/// Which stream of which subscription.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) subscription: Arc<str>,
+    pub(crate) stream: StreamName,
+}
+
+/// What is known of one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Status {
+    /// What the application stored last; `None` if not known yet.
+    pub(crate) accepted: Option<Position>,
+    pub(crate) state: PushState,
+    /// For people, when there is something to say.
+    pub(crate) message: String,
+    pub(crate) stream_next: Offset,
+    /// The board's version at the last change.
+    changed: u64,
+}
+
+/// Shared by all tasks of a pusher. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Board(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    statuses: Mutex<BTreeMap<Place, Status>>,
+    /// Rises with each change of a status.
+    version: watch::Sender<u64>,
+    /// How many subscriptions are attached now.
+    attached: watch::Sender<usize>,
+    /// How many have never heard which streams they have.
+    unassigned: watch::Sender<usize>,
+}
+
+impl Board {
+    /// A board for this many subscriptions.
+    pub(crate) fn new(subscriptions: usize) -> Self {
+        Self(Arc::new(Inner {
+            statuses: Mutex::default(),
+            version: watch::Sender::new(0),
+            attached: watch::Sender::new(0),
+            unassigned: watch::Sender::new(subscriptions),
+        }))
+    }
+
+    fn statuses(&self) -> MutexGuard<'_, BTreeMap<Place, Status>> {
+        self.0.statuses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the status of one stream, which appears with it. Tells whether it is another one now.
+    pub(crate) fn update(&self, place: &Place, change: impl FnOnce(&mut Status)) -> bool {
+        let mut statuses = self.statuses();
+        let status = statuses.entry(place.clone()).or_insert_with(|| Status {
+            accepted: None,
+            state: PushState::Unspecified,
+            message: String::new(),
+            stream_next: Offset::START,
+            changed: 0,
+        });
+        let before = status.clone();
+        change(status);
+        if *status == before {
+            return false;
+        }
+        // Under the lock, so that whoever sees the version finds the change.
+        self.0.version.send_modify(|version| {
+            *version += 1;
+            status.changed = *version;
+        });
+        true
+    }
+
+    pub(crate) fn remove(&self, place: &Place) {
+        self.statuses().remove(place);
+        self.0.version.send_modify(|version| *version += 1);
+    }
+
+    /// Tells of changes.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.0.version.subscribe()
+    }
+
+    /// Reports on one subscription: what changed after `version`, and the version to go on with.
+    pub(crate) fn reports(&self, subscription: &str, version: u64) -> (Vec<pb::StreamReport>, u64) {
+        let statuses = self.statuses();
+        let reports = statuses
+            .iter()
+            .filter(|(place, status)| {
+                &*place.subscription == subscription && status.changed > version
+            })
+            .map(|(place, status)| report(place, status))
+            .collect();
+        (reports, *self.0.version.borrow())
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> Vec<pb::StreamStatus> {
+        self.statuses()
+            .iter()
+            .map(|(place, status)| pb::StreamStatus {
+                subscription: place.subscription.to_string(),
+                report: Some(report(place, status)),
+                stream_next_offset: status.stream_next.get(),
+            })
+            .collect()
+    }
+
+    /// Those of one stream, in all subscriptions that have it.
+    pub(crate) fn of_stream(&self, stream: &str) -> Vec<Status> {
+        self.statuses()
+            .iter()
+            .filter(|(place, _)| place.stream.as_str() == stream)
+            .map(|(_, status)| status.clone())
+            .collect()
+    }
+
+    /// A subscription is attached until the returned value is dropped.
+    pub(crate) fn attach(&self) -> Attached {
+        self.0.attached.send_modify(|attached| *attached += 1);
+        Attached(self.clone())
+    }
+
+    /// One subscription has heard for the first time which streams it has, and all are on the board.
+    pub(crate) fn assigned(&self) {
+        self.0.unassigned.send_modify(|unassigned| *unassigned = unassigned.saturating_sub(1));
+        self.0.version.send_modify(|version| *version += 1);
+    }
+
+    /// A stream that is not on the board now is none of this pusher's.
+    pub(crate) fn is_complete(&self) -> bool {
+        *self.0.unassigned.borrow() == 0
+    }
+
+    pub(crate) fn is_attached(&self) -> bool {
+        *self.0.attached.borrow() > 0
+    }
+}
+
+/// See [`Board::attach`].
+pub(crate) struct Attached(Board);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.0.0.attached.send_modify(|attached| *attached -= 1);
+    }
+}
+
+fn report(place: &Place, status: &Status) -> pb::StreamReport {
+    pb::StreamReport {
+        stream: place.stream.to_string(),
+        accepted: status.accepted.map(pb::Position::from),
+        state: status.state.into(),
+        message: status.message.clone(),
+    }
+}
