@@ -144,7 +144,7 @@ async fn changed(changes: &mut watch::Receiver<u64>, not_before: Instant) {
     sleep_until(not_before).await;
     // The board lives as long as this task.
     if changes.changed().await.is_err() {
-        std::future::pending().await
+        let () = std::future::pending().await;
     }
 }
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use pyramid_protocol::limits::NAME_BYTES_MAX;
 
-/// Pushes that may be on their way at once, unless said otherwise.
-const PUSHES_MAX: usize = 64;
+/// Pushes to one application that may be on their way at once, unless said otherwise.
+pub const PUSHES_MAX: usize = 32;
 /// Most subscriptions of one pod.
 const SUBSCRIPTIONS_MAX: usize = 64;
 
 /// Flags of `pyramid-pusher`.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Replicas of the Writer, as host:port; several are separated by commas.
     #[arg(long, env = "PYRAMID_WRITER", value_delimiter = ',', required = true)]
@@ -44,7 +45,7 @@ pub struct Args {
           value_parser = clap::value_parser!(u32).range(1..))]
     push_timeout_ms: u32,
 
-    /// Pushes of different streams that may be on their way at once.
+    /// Pushes of different streams to one application that may be on their way at once.
     #[arg(long, env = "PYRAMID_PUSHES_MAX", default_value_t = PUSHES_MAX)]
     pushes_max: usize,
 }
@@ -62,7 +63,7 @@ pub struct Config {
     pub local: Option<SocketAddr>,
     /// `file:` locations are opened only below this directory.
     pub chunk_directory: Option<PathBuf>,
-    /// Pushes that may be on their way at once. At least 1.
+    /// Pushes to one application that may be on their way at once. At least 1.
     pub pushes_max: usize,
     /// Waits.
     pub timing: Timing,
@@ -88,6 +89,16 @@ pub struct Timing {
     pub halt_ask: Duration,
     /// How long a unary call to the Writer is retried.
     pub call_timeout: Duration,
+}
+
+impl Timing {
+    /// Those of design and documents.
+    pub const DEFAULT: Self = Self {
+        push_timeout: Duration::from_secs(30),
+        idle_ask: Duration::from_secs(30),
+        halt_ask: Duration::from_secs(5),
+        call_timeout: Duration::from_secs(10),
+    };
 }
 
 /// A setting is wrong. Change it.

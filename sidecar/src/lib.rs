@@ -13,6 +13,7 @@ pub mod application;
 mod attachment;
 mod backoff;
 pub mod config;
+mod in_flight;
 mod local;
 pub mod negotiation;
 pub mod pusher;

@@ -1,5 +1,7 @@
 //! `pyramid-pusher`: parse, run, stop.
 
+use std::io::Write;
+
 use anyhow::Context;
 use clap::Parser;
 use pyramid_sidecar::{Config, config, telemetry};
@@ -30,6 +32,8 @@ async fn main() -> anyhow::Result<()> {
     let tell = async {
         if let Ok(pyramid_sidecar::Ready { local: Some(local) }) = ready.await {
             tracing::info!("the application reaches this pusher at {local}");
+            // For who starts it: with port 0 nobody else knows the port.
+            drop(writeln!(std::io::stdout(), "ready local={local}"));
         }
         tokio::select! {
             _ = terminate.recv() => {}

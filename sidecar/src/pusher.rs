@@ -19,15 +19,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::application::Application;
 use crate::attachment::Attachment;
-use crate::config::{Config, Subscription, Timing};
+use crate::config::{Config, Subscription};
+use crate::in_flight::{IN_FLIGHT_BYTES_MAX, InFlight};
 use crate::local;
 use crate::source::Reading;
 use crate::status::{Board, Place};
 use crate::stream_worker::{Settings, Shared, StreamWorker};
 
 /// Of the bytes that a pusher may hold, those that are still in the windows of connections and in
-/// the few frames that are opened ahead of a reader.
-const UNCOUNTED_BYTES: usize = 24 << 20;
+/// the frames that are opened ahead of a reader.
+const UNCOUNTED_BYTES: usize = 20 << 20;
+/// Of those that are read ahead, what is kept for streams that hold nothing, all subscriptions
+/// together.
+const RESERVE_BYTES: usize = 8 << 20;
+/// What all streams together read ahead beside that.
+const READ_AHEAD_BYTES: usize =
+    PUSHER_BYTES_MAX - UNCOUNTED_BYTES - IN_FLIGHT_BYTES_MAX - RESERVE_BYTES;
+/// Chunks that are open at once, all subscriptions together, but at least one for each.
+const CHUNKS_MAX: usize = 12;
 
 /// What a pusher runs on; another one in a simulation.
 #[derive(Clone)]
@@ -154,22 +163,23 @@ pub async fn run_with(
     })
     .map_err(Error::Writer)?;
     let board = Board::new(subscriptions.len());
-    let budget =
-        u32::try_from(PUSHER_BYTES_MAX.saturating_sub(UNCOUNTED_BYTES)).unwrap_or(u32::MAX);
     let reading = Reading {
         client: client.clone(),
         fetcher: Some(environment.fetcher),
-        budget: ByteBudget::new(budget),
+        budget: ByteBudget::new(bytes(READ_AHEAD_BYTES)),
     };
     let shared = Shared {
         reading,
         board: board.clone(),
         turns: Arc::new(Semaphore::new(pushes_max)),
+        in_flight: InFlight::default(),
         timing,
     };
     let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
     // Ends everything when one task ends, so that none is left half running.
     let stop = shutdown.child_token();
+    // One more for the readers of the local service.
+    let parts = subscriptions.len() + 1;
     for Subscription { name, application } in subscriptions {
         let application =
             Application::new(Arc::clone(&environment.connect_application), &application)
@@ -183,7 +193,11 @@ pub async fn run_with(
             pod: pod.clone(),
             assignment,
         };
-        let workers = Workers::new(shared.clone(), subscription, application);
+        // Turns and memory of its own: an application that hangs takes none from another one.
+        let turns = Arc::new(Semaphore::new(pushes_max));
+        let reading = part_of(&shared.reading, parts);
+        let shared = Shared { turns, reading, ..shared.clone() };
+        let workers = Workers::new(shared, subscription, application);
         let stop = stop.clone();
         tasks.spawn(async move {
             let ((), worked) =
@@ -192,7 +206,7 @@ pub async fn run_with(
         });
     }
     let local = accept.map(|(address, accept)| {
-        let service = local::Service::new(client, shared.reading.clone(), board);
+        let service = local::Service::new(client, part_of(&shared.reading, parts), board);
         tasks.spawn(local::serve(service, address, accept, stop.clone()));
         address
     });
@@ -208,6 +222,17 @@ pub async fn run_with(
         outcome = outcome.and(ended);
     }
     outcome
+}
+
+/// The memory of one of so many parts.
+fn part_of(reading: &Reading, parts: usize) -> Reading {
+    let reserve = RESERVE_BYTES.checked_div(parts).unwrap_or(RESERVE_BYTES);
+    let chunks_max = CHUNKS_MAX.checked_div(parts).unwrap_or(CHUNKS_MAX);
+    Reading { budget: reading.budget.part(bytes(reserve), chunks_max), ..reading.clone() }
+}
+
+fn bytes(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// The workers of one subscription.
@@ -337,15 +362,4 @@ impl Workers {
     fn place(&self, stream: &StreamName) -> Place {
         Place { subscription: Arc::clone(&self.subscription), stream: stream.clone() }
     }
-}
-
-/// Waits of a pusher that tests shorten.
-impl Timing {
-    /// As in production.
-    pub const DEFAULT: Self = Self {
-        push_timeout: Duration::from_secs(30),
-        idle_ask: Duration::from_secs(30),
-        halt_ask: Duration::from_secs(5),
-        call_timeout: Duration::from_secs(10),
-    };
 }

@@ -11,12 +11,15 @@ use pyramid_client::{ByteBudget, Client, Reader};
 use pyramid_protocol::limits::PUSH_BYTES_MAX;
 use pyramid_protocol::{Batch, Offset, Position, StreamName, batch};
 
-/// One stream reads ahead until it holds this much: a push on its way and two that follow.
+/// One stream reads ahead until it holds this much, a push on its way and two that follow, while
+/// at least half of the pusher's budget is free; else one push only, so that a stream that stands
+/// still does not starve the others.
 const READ_AHEAD_BYTES: usize = 3 * PUSH_BYTES_MAX;
 
 /// Reads one stream from a position on.
 pub(crate) struct Source {
     reader: Reader,
+    budget: ByteBudget,
     /// Where the first buffered batch begins, in the epoch that the stream has now.
     position: Position,
     buffered: VecDeque<Piece>,
@@ -29,6 +32,8 @@ pub(crate) struct Source {
 }
 
 struct Piece {
+    /// As it is pushed. The records of `batch` lie in it.
+    encoded: Bytes,
     batch: Batch,
     // Its bytes in the pusher's budget.
     _held: Held,
@@ -61,6 +66,7 @@ impl Source {
         };
         Self {
             reader: Reader::new(reading.client.clone(), options),
+            budget: reading.budget.clone(),
             position,
             buffered: VecDeque::new(),
             buffered_bytes: 0,
@@ -83,7 +89,11 @@ impl Source {
                 self.position.epoch = position.epoch;
                 self.stream_next = self.stream_next.max(next_offset);
             }
-            Some(Ok(Item::Batches(batches))) => self.take(batches),
+            Some(Ok(Item::Batches(batches))) => {
+                if let Err(error) = self.take(batches) {
+                    self.end = Some(read::Error::NoAnswer { last: error.to_string() });
+                }
+            }
             Some(Ok(Item::CaughtUp(next))) => self.stream_next = self.stream_next.max(next),
             Some(Ok(Item::Interrupted(message))) => self.interrupted = Some(message),
             Some(Err(error)) => self.end = Some(error),
@@ -94,14 +104,19 @@ impl Source {
         }
     }
 
-    fn take(&mut self, batches: Batches) {
+    fn take(&mut self, batches: Batches) -> Result<(), batch::Error> {
         let Batches { batches, mut held } = batches;
         for batch in batches {
-            self.buffered_bytes += batch.encoded_len();
+            // Copied once here, so that a push and its repetitions need no copy, and so that a
+            // small batch does not keep a whole frame in memory.
+            let encoded = batch.encode();
+            let batch = Batch::decode(encoded.clone())?;
+            self.buffered_bytes += encoded.len();
             self.stream_next = self.stream_next.max(batch.next_offset());
-            let held = held.split(batch.encoded_len());
-            self.buffered.push_back(Piece { batch, _held: held });
+            let held = held.split(encoded.len());
+            self.buffered.push_back(Piece { encoded, batch, _held: held });
         }
+        Ok(())
     }
 
     /// Takes what has already come, up to a full push.
@@ -115,7 +130,8 @@ impl Source {
 
     /// More is read only while there is room, and only if more can come.
     pub(crate) fn wants_more(&self) -> bool {
-        self.buffered_bytes < READ_AHEAD_BYTES && self.end.is_none()
+        let max = if self.budget.is_half_free() { READ_AHEAD_BYTES } else { PUSH_BYTES_MAX };
+        self.buffered_bytes < max && self.end.is_none()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -144,16 +160,16 @@ impl Source {
         self.stream_next
     }
 
-    /// Whole batches from the front, up to the size of a push, at least one.
-    pub(crate) fn load(&self) -> Load {
+    /// Whole batches from the front, up to `bytes_max`, at least one.
+    pub(crate) fn load(&self, bytes_max: usize) -> Load {
         let mut load = Load { batches: Vec::new(), records: 0, next: self.position };
         let mut bytes = 0;
-        for Piece { batch, .. } in &self.buffered {
-            bytes += batch.encoded_len();
-            if bytes > PUSH_BYTES_MAX && !load.batches.is_empty() {
+        for Piece { encoded, batch, .. } in &self.buffered {
+            bytes += encoded.len();
+            if bytes > bytes_max && !load.batches.is_empty() {
                 break;
             }
-            load.batches.push(batch.encode());
+            load.batches.push(encoded.clone());
             load.records += u64::from(batch.record_count);
             load.next.offset = batch.next_offset();
         }
@@ -173,16 +189,20 @@ impl Source {
             if front.batch.base_offset >= stored.offset {
                 break;
             }
-            let len = front.batch.encoded_len();
+            let len = front.encoded.len();
             if front.batch.next_offset() <= stored.offset {
                 self.buffered.pop_front();
                 self.buffered_bytes -= len;
             } else {
-                front.batch = front.batch.skip_to(stored.offset)?;
-                self.buffered_bytes -= len - front.batch.encoded_len();
+                front.encoded = front.batch.skip_to(stored.offset)?.encode();
+                front.batch = Batch::decode(front.encoded.clone())?;
+                self.buffered_bytes -= len - front.encoded.len();
             }
         }
         self.position.offset = stored.offset;
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

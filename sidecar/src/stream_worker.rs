@@ -5,15 +5,17 @@ mod reading;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pyramid_protocol::pb::v1::{self as pb, PushState, StartFrom};
 use pyramid_protocol::{Offset, Position};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::application::Application;
+use crate::application::{self, Application};
 use crate::backoff::Waits;
 use crate::config::Timing;
+use crate::in_flight::InFlight;
 use crate::negotiation::{Halt, Pushed, Step, next_step};
 use crate::source::{Load, Reading, Source};
 use crate::status::{Board, Place};
@@ -21,6 +23,8 @@ use crate::status::{Board, Place};
 /// After so many failures in a row what was read ahead is given up, for the sake of other streams;
 /// it is read again when the application is back.
 const FAILURES_WITH_READ_AHEAD_MAX: u32 = 3;
+/// So is what was read ahead before a longer wait than this.
+const WAIT_WITH_READ_AHEAD_MAX: Duration = Duration::from_secs(1);
 /// A push that is on its way when the worker is stopped has this long to be answered.
 const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -34,13 +38,14 @@ pub(crate) struct Settings {
     pub(crate) push_timeout: Duration,
 }
 
-/// What all workers of a pusher share.
+/// What the workers of a subscription share.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub(crate) reading: Reading,
     pub(crate) board: Board,
-    /// Pushes that may be on their way at once.
+    /// Pushes to one application that may be on their way at once.
     pub(crate) turns: Arc<Semaphore>,
+    pub(crate) in_flight: InFlight,
     pub(crate) timing: Timing,
 }
 
@@ -171,7 +176,7 @@ impl StreamWorker {
             return self.wait_for_records().await;
         }
         source.fill_at_once();
-        let load = source.load();
+        let load = source.load(self.shared.in_flight.push_bytes_max());
         self.push(Some(stored), load).await.map(drop)
     }
 
@@ -193,14 +198,16 @@ impl StreamWorker {
     }
 
     async fn wait_for_records(&mut self) -> Result<(), Stopped> {
+        let Some(source) = &self.source else { return Ok(()) };
+        let interrupted = source.interrupted().map(str::to_owned);
+        self.heard_of(source.stream_next());
+        match interrupted {
+            None => {
+                self.say(PushState::Waiting, String::new());
+            }
+            Some(message) => self.say_retrying(&format!("read again: {message}")),
+        }
         let Some(source) = &mut self.source else { return Ok(()) };
-        let message = source.interrupted().unwrap_or_default().to_owned();
-        let next = source.stream_next();
-        self.shared.board.update(&self.place, |status| {
-            status.state = PushState::Waiting;
-            status.message = message;
-            status.stream_next = status.stream_next.max(next);
-        });
         let ask_at = self.last_push + self.shared.timing.idle_ask;
         tokio::select! {
             biased;
@@ -230,6 +237,7 @@ impl StreamWorker {
             });
         }
         let pushed = Pushed { base, next: load.next, records: load.records };
+        let _sent = self.shared.in_flight.send(load.batches.iter().map(Bytes::len).sum());
         let request = self.request(base, load);
         let deadline = self.settings.borrow().push_timeout;
         // Losses from here on are new ones.
@@ -260,7 +268,13 @@ impl StreamWorker {
                     self.failed(nonsense.to_string()).await
                 }
             },
-            Err(error) => self.failed(error.to_string()).await,
+            Err(error) => {
+                if matches!(error, application::Error::Slow { .. }) {
+                    // It may take long; others can use the memory meanwhile.
+                    self.source = None;
+                }
+                self.failed(error.to_string()).await
+            }
         }
     }
 
@@ -370,13 +384,10 @@ impl StreamWorker {
 
     async fn retry_after(&mut self, wait: Duration, message: String) -> Result<Pushing, Stopped> {
         // A halt stays in sight: the application being away is the smaller trouble.
-        if self.halt.is_none() && self.say(PushState::Retrying, message.clone()) {
-            tracing::warn!(
-                stream = %self.place.stream, subscription = &*self.place.subscription,
-                "push again: {message}"
-            );
+        if self.halt.is_none() {
+            self.say_retrying(&message);
         }
-        if self.waits.failures() > FAILURES_WITH_READ_AHEAD_MAX {
+        if self.waits.failures() > FAILURES_WITH_READ_AHEAD_MAX || wait > WAIT_WITH_READ_AHEAD_MAX {
             self.source = None;
         }
         // The answer may be on its way to nobody; the next push finds out.
@@ -404,6 +415,14 @@ impl StreamWorker {
             status.state = state;
             status.message = message;
         })
+    }
+
+    fn say_retrying(&self, message: &str) {
+        if self.say(PushState::Retrying, message.to_owned()) {
+            tracing::warn!(
+                stream = %self.place.stream, subscription = &*self.place.subscription, "{message}"
+            );
+        }
     }
 
     fn say_if_not_failing(&self, state: PushState) {

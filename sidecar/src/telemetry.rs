@@ -4,6 +4,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Flags of logging.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// What is logged, as in `info` or `pyramid_sidecar=debug,warn`.
     #[arg(long, env = "PYRAMID_LOG", default_value = "info")]

@@ -2,7 +2,7 @@
 //!
 //! The way of a range of records into the object store: the Writer hands its batches to
 //! [`chunk::seal`], which packs, encrypts and authenticates them under a new key; the
-//! [`SealedChunk`](chunk::SealedChunk) is opened again and compared, then put into an
+//! [`SealedChunk`] is opened again and compared, then put into an
 //! [`ObjectStore`] under a name of [`ObjectNames`]. The way back: [`chunk::location`] tells a
 //! reader a URL, the keys of this one chunk and the SHA-256 of its head; [`ChunkReader`] opens the
 //! URL through a [`Fetcher`], checks the head, then each frame before it decrypts it, and hands out

@@ -30,7 +30,9 @@ pub enum Condition {
     None,
     /// No object has this key. Of several such puts at once exactly one is done.
     Absent,
-    /// The object has this version.
+    /// The object has this version. Of several such puts at once exactly one is done, provided that
+    /// their contents differ from each other and from the old one: many stores derive the version
+    /// from the content, so putting the same bytes again does not change it.
     Unchanged(Version),
 }
 

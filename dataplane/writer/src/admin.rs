@@ -13,8 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response, Status};
 
 use crate::configured::{self, object};
-use crate::member::Member;
-use crate::service::{control_refusal, stream_info};
+use crate::data_dir::Identity;
+use crate::member::{Member, Phase};
+use crate::service::{control_refusal, starting, stream_info};
 use crate::state::{ControlOutcome, ControlRefused};
 
 /// Asks the replica to become the first member of a cluster.
@@ -33,22 +34,30 @@ const DRAWS_MAX: usize = 8;
 
 /// The service.
 pub struct AdminService {
-    member: watch::Receiver<Option<Arc<Member>>>,
+    phase: watch::Receiver<Phase>,
     found: mpsc::Sender<Found>,
 }
 
 impl AdminService {
     /// Serves the member once there is one; before that, only `GetInfo` and `Bootstrap`.
     #[must_use]
-    pub fn new(member: watch::Receiver<Option<Arc<Member>>>, found: mpsc::Sender<Found>) -> Self {
-        Self { member, found }
+    pub fn new(phase: watch::Receiver<Phase>, found: mpsc::Sender<Found>) -> Self {
+        Self { phase, found }
+    }
+
+    fn serving(&self) -> Result<Arc<Member>, Refusal> {
+        match &*self.phase.borrow() {
+            Phase::Serving(member) => Ok(Arc::clone(member)),
+            Phase::Starting(_) => Err(starting()),
+            Phase::Empty => Err(Refusal::new(
+                Reason::Unavailable,
+                "this replica is not founded yet; call Bootstrap",
+            )),
+        }
     }
 
     fn member(&self, cluster_id: &[u8]) -> Result<Arc<Member>, Refusal> {
-        let member = self.member.borrow().clone();
-        let member = member.ok_or_else(|| {
-            Refusal::new(Reason::Unavailable, "this replica is not founded yet; call Bootstrap")
-        })?;
+        let member = self.serving()?;
         if member.cluster_id == *cluster_id {
             Ok(member)
         } else {
@@ -63,10 +72,17 @@ impl Admin for AdminService {
         &self,
         _request: Request<pb::GetInfoRequest>,
     ) -> Result<Response<pb::GetInfoResponse>, Status> {
-        let member = self.member.borrow().clone();
-        let info = match member {
-            Some(member) => info(&member),
-            None => pb::GetInfoResponse {
+        let phase = self.phase.borrow().clone();
+        let info = match phase {
+            Phase::Serving(member) => info(&member),
+            Phase::Starting(Identity { cluster_id, node_id, .. }) => pb::GetInfoResponse {
+                cluster_id: cluster_id.to_vec().into(),
+                node_id,
+                data_state: DataState::Member.into(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                ..Default::default()
+            },
+            Phase::Empty => pb::GetInfoResponse {
                 data_state: DataState::Empty.into(),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 ..Default::default()
@@ -160,15 +176,12 @@ impl Admin for AdminService {
         request: Request<pb::ListConfigRequest>,
     ) -> Result<Response<pb::ListConfigResponse>, Status> {
         let pb::ListConfigRequest { after, limit } = request.into_inner();
-        let member = self.member.borrow().clone();
-        let Some(member) = member else {
-            return Ok(Response::new(pb::ListConfigResponse::default()));
-        };
+        let member = self.serving()?;
         let limit = match usize::try_from(limit) {
             Ok(0) | Err(_) => LIST_LEN_MAX,
             Ok(limit) => limit.min(LIST_LEN_MAX),
         };
-        let list = member.view.read(|state, _| configured::list(state, &after, limit));
+        let list = member.view.read(|state, _| configured::list(state, &after, limit))?;
         Ok(Response::new(list))
     }
 }

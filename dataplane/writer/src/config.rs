@@ -41,7 +41,7 @@ pub struct Args {
     pub admin_listen: SocketAddr,
 
     /// What is logged: a level, or more finely `pyramid_writer=debug,warn`.
-    #[arg(long, env = "PYRAMID_LOG", default_value = "info", value_name = "FILTER")]
+    #[arg(long, env = "PYRAMID_LOG", default_value = "info,openraft=warn", value_name = "FILTER")]
     pub log: String,
 
     /// How log lines look.

@@ -4,9 +4,10 @@
 use prost::Message;
 use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
+use pyramid_protocol::StreamName;
 use sha2::{Digest, Sha256};
 
-use crate::state::State;
+use crate::state::{State, Stream};
 
 const STREAM: &str = "stream";
 const SUBSCRIPTION: &str = "subscription";
@@ -24,26 +25,57 @@ pub(crate) fn object(declared: Option<pb::ObjectRef>) -> Result<stored::ObjectRe
 }
 
 /// One page: streams by name, then subscriptions by name.
-pub(crate) fn list(state: &State, after: &str, limit: usize) -> pb::ListConfigResponse {
-    let (kind, after) = after.split_once('/').unwrap_or((STREAM, ""));
-    let after_stream = (kind == STREAM).then(|| after.parse().ok());
-    let streams = after_stream.into_iter().flat_map(|after| {
-        let streams = state.streams_by_name("", after.as_ref());
-        streams.map(stream).collect::<Vec<_>>()
-    });
-    let after_subscription = if kind == SUBSCRIPTION { after } else { "" };
-    let subscriptions = state.subscriptions(after_subscription).map(|found| subscription(found));
-    let mut objects: Vec<_> = streams.chain(subscriptions).take(limit + 1).collect();
+///
+/// # Errors
+///
+/// `after` is not what a page before ended with.
+pub(crate) fn list(
+    state: &State,
+    after: &str,
+    limit: usize,
+) -> Result<pb::ListConfigResponse, Refusal> {
+    let begin = match after.split_once('/') {
+        None if after.is_empty() => Begin::Streams(None),
+        Some((STREAM, name)) => Begin::Streams(Some(name.parse().map_err(|_| odd(after))?)),
+        Some((SUBSCRIPTION, name)) => Begin::Subscriptions(name),
+        Some(_) | None => return Err(odd(after)),
+    };
+    let (after_stream, after_subscription) = match &begin {
+        Begin::Streams(after) => (Some(after.as_ref()), ""),
+        Begin::Subscriptions(after) => (None, *after),
+    };
+    let streams = after_stream.into_iter().flat_map(|after| state.streams_by_name("", after));
+    let subscriptions = state.subscriptions(after_subscription);
+    let mut objects: Vec<_> = streams
+        .map(|found| stream(found))
+        .chain(subscriptions.map(|found| subscription(found)))
+        .take(limit + 1)
+        .collect();
     let more = objects.len() > limit;
     objects.truncate(limit);
     let next = match objects.last() {
         Some(last) if more => format!("{}/{}", last.kind, last.name),
         Some(_) | None => String::new(),
     };
-    pb::ListConfigResponse { objects, next }
+    Ok(pb::ListConfigResponse { objects, next })
 }
 
-fn stream(stream: &std::sync::Arc<crate::state::Stream>) -> pb::ConfiguredObject {
+/// Where a page begins.
+enum Begin<'a> {
+    /// Behind this stream, or with the first one.
+    Streams(Option<StreamName>),
+    /// Behind this subscription.
+    Subscriptions(&'a str),
+}
+
+fn odd(after: &str) -> Refusal {
+    Refusal::new(
+        Reason::Invalid,
+        format!("after {after:?}: give `next` of the page before, or nothing for the first page"),
+    )
+}
+
+fn stream(stream: &Stream) -> pb::ConfiguredObject {
     let declared = pb::PutStream {
         object: None,
         name: stream.name.to_string(),

@@ -11,12 +11,25 @@ use crate::admission::Admission;
 use crate::appender::AppenderHandle;
 use crate::attachments::Attachments;
 use crate::chunks::Chunks;
+use crate::data_dir::Identity;
 use crate::raft::Consensus;
 use crate::service::{command_failure, control_refusal};
 use crate::shipper::ShipperHandle;
 use crate::state::ControlOutcome;
 use crate::view::View;
 use crate::wal::Wal;
+
+/// Whether this replica holds data, and whether it serves it yet.
+#[derive(Clone)]
+pub enum Phase {
+    /// It waits to be founded.
+    Empty,
+    /// It holds data of a cluster and does not serve it yet: it reads its log, or stands for
+    /// election. Never to be taken for an empty one, whose data are lost.
+    Starting(Identity),
+    /// It serves.
+    Serving(Arc<Member>),
+}
 
 /// The parts that a request may need.
 pub struct Member {

@@ -36,7 +36,7 @@ use crate::config::Config;
 use crate::data_dir::{self, Contents, DataDir, Identity};
 use crate::disk::{Disk, RealDisk};
 use crate::live_index::LiveIndex;
-use crate::member::Member;
+use crate::member::{Member, Phase};
 use crate::raft::{self, Consensus};
 use crate::raft_thread::RaftThread;
 use crate::service::WriterService;
@@ -210,13 +210,16 @@ pub async fn run(
         entropy,
     };
 
-    let (member, members) = watch::channel(None);
+    let (phase, phases) = watch::channel(match directory.contents() {
+        Contents::Member(identity) => Phase::Starting(identity),
+        Contents::Empty => Phase::Empty,
+    });
     let (found, mut to_found) = mpsc::channel(1);
     let mut servers = JoinSet::new();
-    let writer_service = WriterServer::new(WriterService::new(members.clone()))
+    let writer_service = WriterServer::new(WriterService::new(phases.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let admin_service = AdminServer::new(AdminService::new(members, found))
+    let admin_service = AdminServer::new(AdminService::new(phases, found))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let serve = net::server().add_service(writer_service);
     let stop = shutdown.clone().cancelled_owned();
@@ -234,7 +237,7 @@ pub async fn run(
     let mut running = match directory.contents() {
         Contents::Member(identity) => {
             let running = Running::start(&parts, identity, &shutdown).await?;
-            member.send_replace(Some(Arc::clone(&running.member)));
+            phase.send_replace(Phase::Serving(Arc::clone(&running.member)));
             Some(running)
         }
         Contents::Empty => None,
@@ -252,8 +255,9 @@ pub async fn run(
             Some(Found { cluster_id, founded }) = to_found.recv() => {
                 let answer = match found_here(&mut directory, cluster_id, &parts) {
                     Ok(identity) if running.is_none() => {
+                        phase.send_replace(Phase::Starting(identity));
                         let started = Running::start(&parts, identity, &shutdown).await?;
-                        member.send_replace(Some(Arc::clone(&started.member)));
+                        phase.send_replace(Phase::Serving(Arc::clone(&started.member)));
                         running = Some(started);
                         Ok(identity.node_id)
                     }
@@ -271,11 +275,11 @@ pub async fn run(
         tracing::info!("some connections did not end in time");
         servers.shutdown().await;
     }
-    drop(member);
-    if let Some(running) = running {
-        running.stop().await;
+    drop(phase);
+    match running {
+        Some(running) => ended.and(running.stop().await),
+        None => ended,
     }
-    ended
 }
 
 fn wal_config(config: &Config) -> wal::Config {
@@ -429,7 +433,10 @@ impl Running {
         }
     }
 
-    async fn stop(mut self) {
+    /// # Errors
+    ///
+    /// The log's last block is not on the disk. Nothing of it was acknowledged.
+    async fn stop(mut self) -> Result<(), Error> {
         if let Err(error) = self.appender.await {
             tracing::warn!(%error, "the appender did not stop cleanly");
         }
@@ -439,9 +446,8 @@ impl Running {
         self.raft_thread.stop();
         let wal = self.wal;
         let closed = tokio::task::spawn_blocking(move || wal.close()).await;
-        if let Ok(Err(error)) = closed {
-            tracing::warn!(%error, "the log did not close cleanly");
-        }
+        // A blocking task is lost only when the process ends.
+        closed.unwrap_or(Ok(())).map_err(Error::Log)
     }
 }
 

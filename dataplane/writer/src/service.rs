@@ -21,31 +21,38 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use self::answer::{control_refusal, failure as command_failure};
 pub(crate) use self::streams::stream_info;
-use crate::member::Member;
+use crate::member::{Member, Phase};
 
 /// Answers of a call that has many.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service. Before the replica is a member of a cluster it refuses every call, retryably.
 pub struct WriterService {
-    member: tokio_watch::Receiver<Option<Arc<Member>>>,
+    phase: tokio_watch::Receiver<Phase>,
 }
 
 impl WriterService {
     /// Serves the member once there is one.
     #[must_use]
-    pub fn new(member: tokio_watch::Receiver<Option<Arc<Member>>>) -> Self {
-        Self { member }
+    pub fn new(phase: tokio_watch::Receiver<Phase>) -> Self {
+        Self { phase }
     }
 
     fn member(&self) -> Result<Arc<Member>, Refusal> {
-        self.member.borrow().clone().ok_or_else(|| {
-            Refusal::new(
+        match &*self.phase.borrow() {
+            Phase::Serving(member) => Ok(Arc::clone(member)),
+            Phase::Starting(_) => Err(starting()),
+            Phase::Empty => Err(Refusal::new(
                 Reason::Unavailable,
                 "this replica holds no data yet; it waits to be founded (Admin.Bootstrap)",
-            )
-        })
+            )),
+        }
     }
+}
+
+/// The replica reads its log, or stands for election.
+pub(crate) fn starting() -> Refusal {
+    Refusal::new(Reason::Unavailable, "this replica starts; retry")
 }
 
 /// Long calls end when the process does; nothing that was acknowledged depends on them.

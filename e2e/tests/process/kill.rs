@@ -64,6 +64,9 @@ async fn nothing_acknowledged_is_lost_doubled_or_reordered_by_kill_9() {
     for fault in Fault::ALL {
         assert!(report.counts.faults[&fault] >= u64::from(ROUNDS), "{fault:?}: {report}");
     }
+    // Written, but killed before the answer: without any, the kills came when nothing was going on.
+    assert!(report.counts.unknown_found > 0, "no kill met an append on its way: {report}");
+    assert!(report.counts.pushed > 0, "nothing was pushed to the audit: {report}");
 }
 
 async fn run(seed: u64) -> anyhow::Result<Report> {
@@ -152,20 +155,24 @@ impl Run {
         self.read_everything().await
     }
 
-    /// Returns in the middle of appends that are acknowledged and records that are pushed.
+    /// Returns in the middle of appends that are acknowledged, after the application has gone on
+    /// since the last kill.
     async fn under_load(&mut self) -> anyhow::Result<()> {
         let position = self.world.position(ORDERS).ok().flatten();
+        self.load.allowance.add_permits(RECORDS_PER_KILL / 2);
+        let world = &self.world;
+        wait_until("the application goes on", PROGRESS_TIMEOUT, async || {
+            Ok(world.position(ORDERS).ok().flatten() > position)
+        })
+        .await?;
+        // Last, so that the kill comes while as many records again are on their way.
         self.load.allowance.add_permits(RECORDS_PER_KILL);
         let mut acknowledged = self.load.acknowledged.subscribe();
         let mark = *acknowledged.borrow() + self.rng.random_range(KILLED_AFTER);
         timeout(PROGRESS_TIMEOUT, acknowledged.wait_for(|now| *now >= mark))
             .await
             .with_context(|| format!("{mark} acknowledged records did not come"))??;
-        let world = &self.world;
-        wait_until("the application goes on", PROGRESS_TIMEOUT, async || {
-            Ok(world.position(ORDERS).ok().flatten() > position)
-        })
-        .await
+        Ok(())
     }
 
     /// Kills a program, sees that it is gone, and starts it again. Both pushers go together.

@@ -27,6 +27,8 @@ const MARKER: &str = "PLAINTEXT-MARKER-OF-THE-SCAN";
 
 const APPENDS: usize = 60;
 const RECORDS_PER_APPEND: usize = 20;
+/// Length of a record that does not compress; all of them fill several chunks.
+const NOISE_BYTES: usize = 1000;
 
 /// Where a chunk holds numbers that follow from its content: in the header before the first wrapped
 /// key, and in each row of the table before the IV. Elsewhere four bytes may be anything by chance.
@@ -132,6 +134,7 @@ fn stream_keys(files: &BTreeMap<String, Vec<u8>>, kek: &[u8; 32]) -> BTreeSet<[u
         .collect()
 }
 
+/// Every file below a folder, without the zeros at its end: segments are filled with them ahead.
 fn files_below(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -139,7 +142,10 @@ fn files_below(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         if path.is_dir() {
             files.extend(files_below(&path));
         } else {
-            files.insert(path.display().to_string(), std::fs::read(&path).unwrap());
+            let mut bytes = std::fs::read(&path).unwrap();
+            let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            bytes.truncate(end);
+            files.insert(path.display().to_string(), bytes);
         }
     }
     files
@@ -149,7 +155,7 @@ fn files_below(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 fn make_records() -> Vec<Record> {
     (0..RECORDS_PER_APPEND)
         .map(|number| {
-            let mut noise = [0; 200];
+            let mut noise = [0; NOISE_BYTES];
             SystemEntropy.fill(&mut noise);
             let value = if number % 2 == 0 {
                 format!("{MARKER} {MARKER} {MARKER} {}", SystemEntropy.u64()).into_bytes()
@@ -266,6 +272,7 @@ async fn the_object_store_reveals_nothing() {
         needles.add_encoded("a MAC key", &location.mac_key);
     }
     assert_eq!(locations.len(), chunks.len());
+    assert!(chunks.len() > 1, "{:?}", stored.keys());
     assert_eq!(with_extension(&stored, ".pyk").len(), 1, "{:?}", stored.keys());
 
     let bytes: usize = stored.values().map(Vec::len).sum();

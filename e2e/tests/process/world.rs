@@ -21,6 +21,9 @@ use tonic::transport::Channel;
 /// Small enough that a short run seals many chunks. Unit: bytes of records.
 const CHUNK_BYTES: u32 = 256 << 10;
 
+/// The smallest that a Writer takes, so that a run goes through several of them. Unit: bytes.
+const SEGMENT_BYTES: u32 = 16 << 20;
+
 /// The subscription of the application, and the one of the audit inside the test.
 const SUBSCRIPTION: &str = "till";
 const AUDIT: &str = "audit";
@@ -119,6 +122,7 @@ impl World {
                 ("--listen", loopback(writer_port)),
                 ("--admin-listen", loopback(admin_port)),
                 ("--chunk-bytes", CHUNK_BYTES.to_string()),
+                ("--segment-bytes", SEGMENT_BYTES.to_string()),
             ],
             "ready ",
         );
@@ -126,10 +130,10 @@ impl World {
         let pusher = |name, subscription: &str, application_port: u16, local_port| {
             let arguments = [
                 ("--writer", loopback(writer_port)),
-                ("--subscription", subscription.to_owned()),
+                ("--subscriptions", subscription.to_owned()),
                 ("--app-port", application_port.to_string()),
-                ("--local-listen", loopback(local_port)),
-                ("--chunk-dir", path("store")),
+                ("--local", loopback(local_port)),
+                ("--chunk-directory", path("store")),
             ];
             recipe(name, pusher_program.clone(), &arguments, "ready ")
         };

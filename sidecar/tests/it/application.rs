@@ -1,10 +1,12 @@
 //! Applications that are absent, slow, not ready, or wrong.
 
 use pyramid_protocol::pb::v1::push_response::Answer;
-use pyramid_protocol::pb::v1::{self as pb, PushState};
+use pyramid_protocol::pb::v1::{self as pb, PushState, Reason};
 
 use crate::fake_application::{FakeApplication, Mood};
-use crate::{Pusher, reported, writer_with_a};
+use crate::fake_writer::network::DEADLINE;
+use crate::fake_writer::refusal;
+use crate::{Pusher, config, reported, writer_with_a};
 
 /// The state is `RETRYING` with this message while the mood lasts, and nothing is lost after it.
 async fn retried(mood: Mood, says: &str) {
@@ -97,5 +99,53 @@ async fn a_slow_stream_does_not_hold_up_others() {
     assert_eq!(application.values("a"), Vec::<String>::new());
     application.mood("a", None);
     application.wait_for_values("a", &writer.values("a")).await;
+    application.check();
+}
+
+#[tokio::test]
+async fn an_application_that_hangs_with_much_data_does_not_hold_up_another() {
+    let (writer, application) = (writer_with_a().await, FakeApplication::start().await);
+    let hanging = FakeApplication::start().await;
+    let names: Vec<_> = (0..16).map(|n| format!("large {n}")).collect();
+    let large = "x".repeat(1_000_000);
+    for name in &names {
+        writer.create(name);
+        for _ in 0..4 {
+            writer.append(name, &[&large]);
+        }
+        // Sealed, because the fake Writer sends its live batches in messages that are too large.
+        writer.ship(name).await;
+        hanging.mood(name, Some(Mood::Hang));
+    }
+    writer.assign("t", &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut config = config(&writer, &[("s", &application), ("t", &hanging)]);
+    config.timing.push_timeout = DEADLINE;
+    config.pushes_max = 4;
+    let pusher = Pusher::start_with(&writer, config).await;
+    hanging.wait_for("pushes", |state| state.pushes.len() >= 4).await;
+    for n in 0..20 {
+        writer.append("a", &[n.to_string()]);
+        application.wait_for_values("a", &writer.values("a")).await;
+    }
+    application.check();
+    hanging.check();
+    pusher.stop().await;
+}
+
+#[tokio::test]
+async fn a_writer_that_cannot_be_reached_is_reported_and_waited_for() {
+    let (writer, application) = (writer_with_a().await, FakeApplication::start().await);
+    let pusher = Pusher::start(&writer, &application).await;
+    application.wait_for_values("a", &writer.values("a")).await;
+    writer.change(|writer| {
+        writer.refuse_reads.extend(vec![refusal(Reason::Damaged).with_retry_after_ms(10); 100]);
+    });
+    writer.network.break_connections();
+    let message = reported(&writer, "a", PushState::Retrying).await;
+    assert!(message.contains("read again: made up: DAMAGED"), "{message}");
+    writer.change(|writer| writer.refuse_reads.clear());
+    writer.append("a", &["mended"]);
+    application.wait_for_values("a", &writer.values("a")).await;
+    pusher.stop().await;
     application.check();
 }

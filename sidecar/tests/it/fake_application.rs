@@ -60,7 +60,7 @@ pub(crate) enum Mood {
     /// Takes this many records of each push.
     Partial(u64),
     NotReady(u32),
-    /// Never answers, and does nothing.
+    /// Never answers a push with records, and does nothing.
     Hang,
     /// Does it, but never answers.
     HangAfterwards,
@@ -261,6 +261,7 @@ impl Consumer for Shared {
             Some(Mood::NotReady(retry_after_ms)) => {
                 Some(Answer::NotReady(pb::NotReady { retry_after_ms }))
             }
+            Some(Mood::Hang) if batches.is_empty() => Some(self.change(all)),
             Some(Mood::Hang) => std::future::pending().await,
             Some(Mood::HangAfterwards) => {
                 self.change(all);

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 
 use crate::backoff::Backoff;
+use crate::budget::Share;
 use crate::connection::{Client, RETRY, Writer, wait};
 use crate::read::chunk::{self, ChunkBatches};
 use crate::read::progress::{Admitted, Broken, Progress};
@@ -22,6 +23,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Session {
     client: Client,
     progress: Progress,
+    /// What this reader holds.
+    share: Share,
     items: mpsc::Sender<Result<Item, Error>>,
     backoff: Backoff,
     /// Since when nothing has worked.
@@ -49,8 +52,9 @@ impl Session {
         options: Options,
         items: mpsc::Sender<Result<Item, Error>>,
     ) -> Self {
+        let share = options.budget.share();
         let progress = Progress::new(options);
-        Self { client, progress, items, backoff: RETRY, failing_since: None }
+        Self { client, progress, share, items, backoff: RETRY, failing_since: None }
     }
 
     pub(crate) async fn run(mut self) {
@@ -130,7 +134,7 @@ impl Session {
                     .map(Batch::decode)
                     .collect::<Result<_, _>>()
                     .map_err(|error| broken(error.into()))?;
-                let held = self.progress.options().budget.hold(bytes).await;
+                let held = self.share.hold(bytes).await;
                 self.batches(Batches { batches, held }).await
             }
             Some(PbItem::Chunk(location)) => self.chunk(location).await,
@@ -190,9 +194,9 @@ impl Session {
             return Err(lost("the Writer sent the place of a chunk that was not asked for"));
         };
         let end = Offset::new(location.next_offset);
-        let mut chunk =
-            ChunkBatches::open(&fetcher, location, reached.offset, options.budget.clone());
-        while let Some(batches) = chunk.next().await.map_err(of_chunk)? {
+        let open = options.budget.open_chunk().await;
+        let mut chunk = ChunkBatches::open(&fetcher, location, reached.offset, open);
+        while let Some(batches) = chunk.next(&self.share).await.map_err(of_chunk)? {
             self.batches(batches).await?;
         }
         self.progress.expect(end).map_err(broken)

@@ -41,7 +41,7 @@ fn wrapping_is_that_of_rfc_3394() {
 
 #[test]
 fn derived_keys_are_those_of_hkdf_sha256_without_salt() {
-    // Computed with Python: hmac(hmac(32 zeros, key), label + "\x01").
+    // Computed by hand: hmac(hmac(32 zeros, key), label + "\x01").
     let key = secret("000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
     for (label, expected) in [
         (

@@ -121,6 +121,10 @@ impl Wal {
     /// # Errors
     ///
     /// See [`OpenError`].
+    ///
+    /// # Panics
+    ///
+    /// If the largest block does not fit in a segment.
     pub fn open(
         disk: Arc<dyn Disk>,
         config: Config,
@@ -141,11 +145,16 @@ impl Wal {
     /// # Errors
     ///
     /// See [`OpenError`].
+    ///
+    /// # Panics
+    ///
+    /// If the largest block does not fit in a segment.
     pub fn open_driven(
         disk: Arc<dyn Disk>,
         config: Config,
         identity: &Identity,
     ) -> Result<(Self, Opened, Driver), OpenError> {
+        config.check();
         let recovered = recovery::recover(disk.as_ref(), &config, identity)?;
         let log = recovered.log;
         let state = state_of(&log);

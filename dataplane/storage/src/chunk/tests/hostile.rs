@@ -241,6 +241,21 @@ fn content_that_is_no_run_of_batches_is_refused() {
 }
 
 #[test]
+fn times_that_go_back_within_a_frame_are_refused() {
+    let run = |middle| {
+        let batches = [
+            batch(7, 1_000, &["first"]),
+            batch(8, middle, &["second"]),
+            batch(9, 1_001, &["third"]),
+        ];
+        let frame = Forged { batch_count: 3, ..raw(&plain(&batches)) };
+        open(&[frame], |header| header.batch_count = 3).map(|opened| opened == batches)
+    };
+    assert_eq!([run(1_000), run(1_001)], [Ok(true), Ok(true)]);
+    assert_eq!([run(999), run(1_002)], [Err(()), Err(())]);
+}
+
+#[test]
 fn two_frames_that_do_not_meet_are_refused() {
     let [first, second] = batches();
     let frame = |batch: &Batch| {
