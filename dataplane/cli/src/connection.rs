@@ -156,6 +156,7 @@ impl Admin {
 }
 
 /// A status as what the Writer says in it.
+#[expect(clippy::needless_pass_by_value, reason = "the form that `map_err` takes")]
 pub(crate) fn refused(status: Status) -> anyhow::Error {
     anyhow!(Refusal::from_status(&status).message)
 }

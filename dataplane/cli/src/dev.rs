@@ -29,7 +29,7 @@ use tracing_subscriber::EnvFilter;
 use self::folder::Folder;
 use self::running::Running;
 use crate::connection::DATA_DIR;
-use crate::output::{Output, remark};
+use crate::output::{Closed, Output, remark};
 
 /// Pushes of different streams that may be on their way at once.
 const PUSHES_MAX: usize = 64;
@@ -241,7 +241,11 @@ impl Start<'_> {
         if !addresses.writer.ip().is_loopback() || !addresses.admin.ip().is_loopback() {
             remark("whoever reaches these ports may read, append and delete: there is no TLS here");
         }
-        output.say(&banner::text(&running, folder, subscribe, &declared), &running)
+        match output.say(&banner::text(&running, folder, subscribe, &declared), &running) {
+            // Whoever started it may have closed its output; that is no reason to stop.
+            Err(error) if error.is::<Closed>() => Ok(()),
+            said => said,
+        }
     }
 }
 

@@ -106,7 +106,7 @@ pub(crate) fn bytes(len: u64) -> String {
     for (unit, shift) in UNITS {
         if len >> shift > 0 {
             // Tenths, rounded down, without a float.
-            let tenths = u128::from(len) * 10 >> shift;
+            let tenths = (u128::from(len) * 10) >> shift;
             return format!("{}.{} {unit}", tenths / 10, tenths % 10);
         }
     }

@@ -1,5 +1,6 @@
 //! `pyramid dev`: starts, stops, crashes, pushes.
 
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use pyramid_protocol::pb::v1::push_response::Answer;
 use pyramid_protocol::pb::v1::{Accepted, PushRequest, PushResponse};
 use tonic::{Request, Response, Status};
 
-use crate::running::{DEADLINE, Dev, run};
+use crate::running::{DEADLINE, Dev, Running, run};
 
 #[test]
 fn what_was_acknowledged_outlives_kill_9() {
@@ -42,6 +43,32 @@ fn a_signal_ends_it_cleanly_and_the_next_one_goes_on() {
         dev.restart();
         assert_eq!(dev.run(["stream", "read", "orders"]).ok(), "tea\n");
     }
+}
+
+#[tokio::test]
+async fn nobody_has_to_read_what_it_says() {
+    let other = tempfile::tempdir().unwrap();
+    let mut command = crate::running::command();
+    command.arg("dev").arg("--data-dir").arg(other.path()).stdout(Stdio::piped());
+    for port in ["--listen", "--admin-listen", "--local-listen"] {
+        command.args([port, "127.0.0.1:0"]);
+    }
+    let mut running = Running(command.spawn().unwrap());
+    drop(running.0.stdout.take());
+    let mut list = crate::running::command();
+    list.args(["stream", "ls", "--output", "json"]).env("PYRAMID_DATA_DIR", other.path());
+    let ready = async {
+        let mut look = tokio::time::interval(Duration::from_millis(10));
+        while !other.path().join("dev.json").exists() {
+            look.tick().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, ready).await.unwrap();
+    // It answers also after it has found out that nobody reads.
+    for _ in 0..5 {
+        assert_eq!(run(&mut list).ok(), "");
+    }
+    assert_eq!(running.0.try_wait().unwrap(), None);
 }
 
 #[test]

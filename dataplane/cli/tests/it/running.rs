@@ -11,10 +11,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// What a test waits for must come within this time, also on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The command, with nothing of the surroundings of the test.
-pub fn command() -> Command {
+pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pyramid"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PYRAMID_") {
@@ -27,29 +27,29 @@ pub fn command() -> Command {
 
 /// How a command ended.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ended {
     /// What it printed; it must have succeeded.
     #[track_caller]
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!((self.code, self.stderr.as_str()), (Some(0), ""), "{self:?}");
         self.stdout
     }
 
     /// What it printed, as JSON lines; it must have succeeded.
     #[track_caller]
-    pub fn json(self) -> Vec<Value> {
+    pub(crate) fn json(self) -> Vec<Value> {
         self.ok().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// What it complained about; it must have ended with this code and printed nothing.
     #[track_caller]
-    pub fn failed(self, code: i32) -> String {
+    pub(crate) fn failed(self, code: i32) -> String {
         assert_eq!((self.code, self.stdout.as_str()), (Some(code), ""), "{self:?}");
         self.stderr
     }
@@ -67,15 +67,15 @@ impl From<Output> for Ended {
 }
 
 /// Runs a command to its end.
-pub fn run(command: &mut Command) -> Ended {
+pub(crate) fn run(command: &mut Command) -> Ended {
     command.output().unwrap().into()
 }
 
 /// Lines of a child's output, each awaited with a deadline.
-pub struct Lines(mpsc::Receiver<String>);
+pub(crate) struct Lines(mpsc::Receiver<String>);
 
 impl Lines {
-    pub fn new(output: ChildStdout) -> Self {
+    pub(crate) fn new(output: ChildStdout) -> Self {
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -88,13 +88,13 @@ impl Lines {
     }
 
     #[track_caller]
-    pub fn next(&self) -> String {
+    pub(crate) fn next(&self) -> String {
         self.0.recv_timeout(DEADLINE).expect("a line within the deadline")
     }
 }
 
 /// A child that is killed when the test is over.
-pub struct Running(pub Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -105,20 +105,20 @@ impl Drop for Running {
 }
 
 /// A data directory, and the `pyramid dev` on it.
-pub struct Dev {
-    pub folder: TempDir,
+pub(crate) struct Dev {
+    pub(crate) folder: TempDir,
     flags: Vec<String>,
     running: Option<Running>,
     /// What it said when it was ready.
-    pub ready: Value,
+    pub(crate) ready: Value,
 }
 
 impl Dev {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
-    pub fn start_with(flags: &[&str]) -> Self {
+    pub(crate) fn start_with(flags: &[&str]) -> Self {
         let mut dev = Self {
             folder: tempfile::tempdir().unwrap(),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
@@ -129,12 +129,12 @@ impl Dev {
         dev
     }
 
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
     /// Starts it, again, and waits until it is ready.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         let mut running = self.dev().stdout(Stdio::piped()).spawn().map(Running).unwrap();
         let ready = Lines::new(running.0.stdout.take().unwrap()).next();
         self.ready = serde_json::from_str(&ready).unwrap();
@@ -142,7 +142,7 @@ impl Dev {
     }
 
     /// `pyramid dev` on this directory and free ports.
-    pub fn dev(&self) -> Command {
+    pub(crate) fn dev(&self) -> Command {
         let mut command = command();
         command.args(["dev", "--output", "json", "--data-dir"]).arg(self.data_dir());
         for port in ["--listen", "--admin-listen", "--local-listen"] {
@@ -153,7 +153,7 @@ impl Dev {
     }
 
     /// Ends it with this signal. Returns its exit code.
-    pub fn signal(&mut self, signal: nix::sys::signal::Signal) -> Option<i32> {
+    pub(crate) fn signal(&mut self, signal: nix::sys::signal::Signal) -> Option<i32> {
         let mut running = self.running.take().unwrap();
         let pid = nix::unistd::Pid::from_raw(running.0.id().try_into().unwrap());
         nix::sys::signal::kill(pid, signal).unwrap();
@@ -161,19 +161,26 @@ impl Dev {
     }
 
     /// A command that means this Writer.
-    pub fn command(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    pub(crate) fn command(
+        &self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Command {
         let mut command = command();
         command.args(arguments).env("PYRAMID_DATA_DIR", self.data_dir());
         command
     }
 
     /// Runs one to its end.
-    pub fn run<const N: usize>(&self, arguments: [&str; N]) -> Ended {
+    pub(crate) fn run<const N: usize>(&self, arguments: [&str; N]) -> Ended {
         run(&mut self.command(arguments))
     }
 
     /// Runs one that gets `input`.
-    pub fn run_with_input<const N: usize>(&self, arguments: [&str; N], input: &[u8]) -> Ended {
+    pub(crate) fn run_with_input<const N: usize>(
+        &self,
+        arguments: [&str; N],
+        input: &[u8],
+    ) -> Ended {
         let mut command = self.command(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -183,7 +190,7 @@ impl Dev {
     }
 
     /// All files of the object store with this suffix, in order.
-    pub fn objects(&self, suffix: &str) -> Vec<PathBuf> {
+    pub(crate) fn objects(&self, suffix: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut folders = vec![self.data_dir().join("objects")];
         while let Some(folder) = folders.pop() {
@@ -202,6 +209,6 @@ impl Dev {
 }
 
 /// A path as an argument.
-pub fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
