@@ -68,7 +68,8 @@ impl Usage {
     #[must_use]
     pub fn admitted_permille(&self) -> u32 {
         let used = u128::from(self.used_bytes) * 1000 / u128::from(self.max_bytes.max(1));
-        let (pressure, refuse) = (u128::from(PRESSURE_PERCENT) * 10, u128::from(REFUSE_PERCENT) * 10);
+        let (pressure, refuse) =
+            (u128::from(PRESSURE_PERCENT) * 10, u128::from(REFUSE_PERCENT) * 10);
         let left = refuse.saturating_sub(used).min(refuse - pressure);
         u32::try_from(left * 1000 / (refuse - pressure)).unwrap_or(0)
     }
