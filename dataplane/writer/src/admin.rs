@@ -15,7 +15,8 @@ use tonic::{Request, Response, Status};
 use crate::configured::{self, object};
 use crate::data_dir::Identity;
 use crate::member::{Member, Phase};
-use crate::service::{control_refusal, starting, stream_info};
+use crate::service::{control_refusal, recreated, starting, stream_info};
+use crate::shipper::CHUNK_BYTES_MAX;
 use crate::state::{ControlOutcome, ControlRefused};
 
 /// Asks the replica to become the first member of a cluster.
@@ -222,7 +223,7 @@ fn check_name_and_id(member: &Member, name: &str, stream_id: u64) -> Result<(), 
     let found = member.view.read(|state, _| state.stream_by_name(&name).map(|s| s.id.get()));
     match found {
         Some(id) if id == stream_id => Ok(()),
-        Some(id) => Err(invalid(format!("stream {name} has id {id}, not {stream_id}"))),
+        Some(id) => Err(recreated(name.as_str(), id)),
         None => Err(Refusal::new(Reason::NotFound, format!("there is no stream {name}"))),
     }
 }
@@ -234,6 +235,9 @@ async fn put_stream(
     let pb::PutStream { object: declared, name, settings, rights } = put;
     let name: StreamName = name.parse().map_err(|error| invalid(format!("name: {error}")))?;
     let (settings, rights) = (settings.unwrap_or_default(), rights.unwrap_or_default());
+    if settings.chunk_bytes > CHUNK_BYTES_MAX {
+        return Err(invalid(format!("settings: chunk_bytes is at most {CHUNK_BYTES_MAX}")));
+    }
     let declared = object(declared)?;
     let mut created = false;
     let mut draws = 0;

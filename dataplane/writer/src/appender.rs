@@ -175,7 +175,6 @@ pub struct Appender {
 struct Term {
     term: u64,
     next_number: u64,
-    time: LogTime,
     /// Raft has refused an entry, so those behind it are void: wait for all of them first.
     draining: bool,
 }
@@ -284,9 +283,12 @@ impl Appender {
             let newest_ms = self.view.read(|state, _| state.time_ms());
             let time = LogTime::start(newest_ms, self.clock.wall_ms(), Instant::now());
             let next_number = self.next_number(term);
-            Term { term, next_number, time, draining: !self.in_flight.is_empty() }
+            self.time.send_replace(Some(time));
+            Term { term, next_number, draining: !self.in_flight.is_empty() }
         });
-        self.time.send_replace(self.term.map(|term| term.time));
+        if self.term.is_none() {
+            self.time.send_replace(None);
+        }
         match self.term {
             Some(term) => tracing::info!(term = term.term, "this replica leads"),
             None => tracing::info!("this replica does not lead"),
@@ -308,12 +310,8 @@ impl Appender {
             if !self.may_propose(&term) {
                 return;
             }
-            term.time = term.time.resync(Instant::now(), || self.clock.wall_ms());
-            let stamp = Stamp {
-                term: term.term,
-                number: term.next_number,
-                time_ms: term.time.at(Instant::now()),
-            };
+            let Some(time_ms) = self.resynced_ms() else { return };
+            let stamp = Stamp { term: term.term, number: term.next_number, time_ms };
             let Some((payload, waiting)) = self.next_entry(stamp) else { return };
             term.next_number += 1;
             self.term = Some(term);
@@ -322,6 +320,18 @@ impl Appender {
                 Err(error) => self.answer(Done { waiting, result: Err(error) }),
             }
         }
+    }
+
+    /// Log time, set to the wall clock if that is due. Whoever asks this replica for the log time
+    /// gets it from the same source.
+    fn resynced_ms(&self) -> Option<u64> {
+        let now = Instant::now();
+        self.time.send_if_modified(|time| {
+            let Some(before) = *time else { return false };
+            *time = Some(before.resync(now, || self.clock.wall_ms()));
+            *time != Some(before)
+        });
+        self.time.borrow().map(|time| time.at(now))
     }
 
     fn next_work(&mut self) -> Option<Work> {

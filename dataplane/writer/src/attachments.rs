@@ -10,6 +10,9 @@ use pyramid_protocol::pb::v1 as pb;
 /// Most streams that are remembered of one pusher.
 const REPORTS_MAX: usize = 10_000;
 
+/// Most bytes that are remembered of what a pusher says of one stream to people.
+const MESSAGE_BYTES_MAX: usize = 1_000;
+
 /// All attached pushers.
 #[derive(Clone, Default)]
 pub struct Attachments(Arc<Mutex<BTreeMap<u64, Pusher>>>);
@@ -51,7 +54,8 @@ impl Attached {
     pub fn report(&self, report: pb::AttachReport) {
         let mut pushers = self.attachments.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pusher) = pushers.get_mut(&self.id) else { return };
-        for stream in report.streams {
+        for mut stream in report.streams {
+            stream.message.truncate(stream.message.floor_char_boundary(MESSAGE_BYTES_MAX));
             if pusher.reports.len() < REPORTS_MAX || pusher.reports.contains_key(&stream.stream) {
                 pusher.reports.insert(stream.stream.clone(), stream);
             }
@@ -69,6 +73,17 @@ impl Drop for Attached {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_at_a_character() {
+        let attachments = Attachments::default();
+        let attached = attachments.attach(pb::AttachHello::default());
+        let message = format!("x{}", "ä".repeat(MESSAGE_BYTES_MAX));
+        let report = pb::StreamReport { stream: "s".into(), message, ..Default::default() };
+        attached.report(pb::AttachReport { streams: vec![report] });
+        let kept = &attachments.pushers()[0].reports["s"].message;
+        assert_eq!(*kept, format!("x{}", "ä".repeat((MESSAGE_BYTES_MAX - 1) / 2)));
+    }
 
     #[test]
     fn a_pusher_is_known_while_it_is_attached() {

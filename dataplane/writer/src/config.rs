@@ -78,7 +78,7 @@ pub struct ReplicaArgs {
 pub struct LimitArgs {
     /// Seal a chunk at this many bytes of records.
     #[arg(long, env = "PYRAMID_CHUNK_BYTES", default_value_t = 8 << 20, value_name = "BYTES",
-        value_parser = clap::value_parser!(u64).range(1..=64 << 20))]
+        value_parser = clap::value_parser!(u64).range(1..=crate::shipper::CHUNK_BYTES_MAX))]
     pub chunk_bytes: u64,
 
     /// Seal a chunk when its oldest record is this old.

@@ -13,7 +13,7 @@ use crate::attachments::Attachments;
 use crate::chunks::Chunks;
 use crate::data_dir::Identity;
 use crate::raft::Consensus;
-use crate::service::{command_failure, control_refusal};
+use crate::service::{command_failure, control_refusal, wal_full};
 use crate::shipper::ShipperHandle;
 use crate::state::ControlOutcome;
 use crate::view::View;
@@ -82,7 +82,33 @@ impl Member {
     ///
     /// If the state machine has no outcome for a command.
     pub async fn outcome(&self, command: Command) -> Result<ControlOutcome, Refusal> {
+        let usage = self.wal.usage();
+        if usage.refuses_appends() && !frees_space(&command) {
+            return Err(wal_full(usage.used_bytes, usage.max_bytes));
+        }
         let (_, applied) = self.appender.command(command).await.map_err(command_failure)?;
         Ok(applied.control.clone().expect("a CONTROL entry has an outcome"))
+    }
+}
+
+/// Commands that go on from the log's reserve when its budget is used up. All others wait like
+/// appends: a reserve that is used up as well would stop the replica.
+fn frees_space(command: &Command) -> bool {
+    match command {
+        Command::Bootstrap(_)
+        | Command::DeleteStream(_)
+        | Command::SetClosed(_)
+        | Command::Trim(_)
+        | Command::Seal(_)
+        | Command::ChunkCommitted(_)
+        | Command::SealAbandoned(_)
+        | Command::StreamKeyStored(_)
+        | Command::DeleteSubscription(_)
+        | Command::SetFeatureLevel(_)
+        | Command::SetTime(_) => true,
+        Command::CreateStream(_)
+        | Command::PutStream(_)
+        | Command::InitProducer(_)
+        | Command::PutSubscription(_) => false,
     }
 }

@@ -19,7 +19,7 @@ use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use tokio::sync::watch as tokio_watch;
 use tonic::{Request, Response, Status, Streaming};
 
-pub(crate) use self::answer::{control_refusal, failure as command_failure};
+pub(crate) use self::answer::{control_refusal, failure as command_failure, recreated, wal_full};
 pub(crate) use self::streams::stream_info;
 use crate::member::{Member, Phase};
 
@@ -80,8 +80,9 @@ impl Writer for WriterService {
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let member = self.member()?;
-        let answers = append::answers(Arc::clone(&member), request.into_inner());
-        Ok(until_shutdown(&member, answers))
+        // A session ends with the process by itself, once all is answered.
+        let answers = append::answers(member, request.into_inner());
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn read(

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::plan::CHUNK_BYTES_MAX;
 use self::upload::Uploader;
 use crate::appender::{AppenderHandle, Failure};
 use crate::chunks::Chunks;
@@ -155,10 +156,11 @@ impl Shipper {
                 },
                 () = self.handle.sealed.notified() => {}
                 _ = tick.tick() => {
-                    while let Some(now_ms) = self.handle.appender.log_time_ms() {
-                        if !self.seal_due(now_ms).await {
-                            break;
-                        }
+                    if let Some(now_ms) = self.handle.appender.log_time_ms()
+                        && self.seal_due(now_ms).await
+                    {
+                        // There may be more; what is sealed is uploaded meanwhile.
+                        tick.reset_immediately();
                     }
                 }
             }
@@ -176,10 +178,12 @@ impl Shipper {
                 .filter_map(|(id, unsealed)| {
                     let settings = &state.stream(id)?.settings;
                     let rule = plan::Rule::new(settings, self.handle.defaults, pressure);
-                    Some((
-                        id,
-                        rule.seal_upto(&unsealed, live.seal_range(id, rule.chunk_bytes)?, now_ms)?,
-                    ))
+                    match rule.due(&unsealed, now_ms)? {
+                        plan::Due::All => Some((id, unsealed.next)),
+                        plan::Due::OneChunk => {
+                            Some((id, live.seal_range(id, rule.chunk_bytes)?.next))
+                        }
+                    }
                 })
                 .collect()
         });

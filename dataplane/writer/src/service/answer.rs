@@ -110,11 +110,11 @@ pub(super) fn queue_full(full: QueueFull) -> Refusal {
 /// How long a producer waits before it asks again whether there is room. Unit: milliseconds.
 const WAL_RETRY_AFTER_MS: u32 = 1_000;
 
-pub(super) fn wal_full(used_bytes: u64, bytes_max: u64) -> Refusal {
+pub(crate) fn wal_full(used_bytes: u64, bytes_max: u64) -> Refusal {
     Refusal::new(
         Reason::WalFull,
         format!(
-            "the write-ahead log uses {used_bytes} of {bytes_max} bytes; appends are refused until chunks are shipped: check the object store, or raise --wal-bytes-max"
+            "the write-ahead log uses {used_bytes} of {bytes_max} bytes; appends and new objects are refused until chunks are shipped: check the object store, or raise --wal-bytes-max"
         ),
     )
     .with_retry_after_ms(WAL_RETRY_AFTER_MS)
@@ -124,7 +124,7 @@ pub(super) fn no_stream(name: &str) -> Refusal {
     Refusal::new(Reason::NotFound, format!("there is no stream {name:?}, or no right to it"))
 }
 
-pub(super) fn recreated(name: &str, id: u64) -> Refusal {
+pub(crate) fn recreated(name: &str, id: u64) -> Refusal {
     Refusal::new(
         Reason::StreamRecreated,
         format!("stream {name:?} was created anew and has id {id} now"),

@@ -3,21 +3,26 @@
 //! A session is one stream that reads requests and yields answers, in the order of the requests; no
 //! task of its own and no queue besides the answers it waits for. While [`SESSION_BYTES_MAX`] or
 //! [`SESSION_APPENDS_MAX`] are in flight, no request is read: HTTP/2 tells the producer to wait.
+//!
+//! However a session ends, at the producer's wish, with the process, or because a request cannot be
+//! read, what was taken before is answered first.
 
 use std::collections::hash_map::{Entry, HashMap};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures::{Stream, stream};
+use pyramid_protocol::limits::APPEND_BYTES_MAX;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{Offset, Records, StreamId, StreamName};
 use tokio::sync::oneshot;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::answer;
 use crate::appender::{Answer, Append, Failure, SessionStream};
 use crate::entry::{Expectation, Producer};
 use crate::member::Member;
+use crate::state::{Outcome, Refused};
 
 /// Bytes of one session that may wait for their answers. A single larger append is taken alone.
 const SESSION_BYTES_MAX: usize = 16 << 20;
@@ -31,7 +36,10 @@ const SESSION_STREAMS_MAX: usize = 10_000;
 struct Session {
     member: Arc<Member>,
     requests: Streaming<pb::AppendRequest>,
+    /// No more requests are read.
     requests_end: bool,
+    /// Told when all answers are given.
+    failed: Option<Status>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     /// Must wait for answers to appends before it.
@@ -69,6 +77,7 @@ pub(super) fn answers(
         member,
         requests,
         requests_end: false,
+        failed: None,
         waiting: VecDeque::new(),
         waiting_bytes: 0,
         held: None,
@@ -94,20 +103,37 @@ impl Session {
                 && self.waiting.len() < SESSION_APPENDS_MAX
                 && self.waiting_bytes < SESSION_BYTES_MAX;
             if self.waiting.is_empty() && !reads {
-                return None;
+                return self.failed.take().map(Err);
             }
+            let shutdown = self.member.shutdown.clone();
             tokio::select! {
                 biased;
                 response = first_answer(&mut self.waiting) => {
                     return Some(Ok(self.answered(response)));
                 }
+                // The appender answers what is on its way, and refuses the rest.
+                () = shutdown.cancelled(), if reads => self.requests_end = true,
                 request = self.requests.message(), if reads => match request {
                     Ok(Some(request)) => self.held = Some(request),
                     Ok(None) => self.requests_end = true,
-                    // The connection is gone; nobody hears the answers that are still to come.
-                    Err(status) => return Some(Err(status)),
+                    Err(status) => self.end_at(status),
                 }
             }
+        }
+    }
+
+    /// Ends the session at a request that cannot be read: it is too large, or the connection is
+    /// gone.
+    fn end_at(&mut self, status: Status) {
+        self.requests_end = true;
+        if status.code() == Code::OutOfRange {
+            let refusal = answer::invalid(format!(
+                "an append has at most {APPEND_BYTES_MAX} bytes of records; send less at once, in a new session ({})",
+                status.message()
+            ));
+            self.waiting.push_back(Waiting::Ready(answer::append_response(Err(refusal))));
+        } else {
+            self.failed = Some(status);
         }
     }
 
@@ -122,6 +148,7 @@ impl Session {
                 }
                 let epoch = self.member.view.read(|state, _| state.epoch());
                 let answer = match answer {
+                    Ok(Outcome::Refused(Refused::NoStream)) => Err(gone(&self.member, &stream)),
                     Ok(outcome) => answer::appended(outcome, epoch),
                     Err(failure) => Err(answer::failure(failure)),
                 };
@@ -213,14 +240,14 @@ impl Session {
                     .ok_or_else(|| answer::invalid("a producer's id is 1 to 2^53 - 1"))
             })
             .transpose()?;
-        check_open(member, state.stream_id, stamped.is_some())?;
+        check_open(member, &stream, state.stream_id, stamped.is_some())?;
         let usage = member.wal.usage();
         if usage.refuses_appends() {
             return Err(answer::wal_full(usage.used_bytes, usage.max_bytes));
         }
         let permit = member
             .admission
-            .admit(state.stream_id, records.bytes().len())
+            .admit(state.stream_id, records.bytes().len(), usage.admitted_permille())
             .map_err(answer::exhausted)?;
 
         let (answer, answered) = oneshot::channel();
@@ -271,14 +298,31 @@ fn producer_of(request: &pb::AppendRequest) -> Option<(u64, u32)> {
 
 /// A closed stream takes no appends. Those with a producer pass all the same: only apply knows
 /// whether one of them is a retry of what was written before.
-fn check_open(member: &Member, stream_id: StreamId, has_producer: bool) -> Result<(), Refusal> {
+fn check_open(
+    member: &Member,
+    name: &str,
+    stream_id: StreamId,
+    has_producer: bool,
+) -> Result<(), Refusal> {
     let closed = member.view.read(|state, _| state.stream(stream_id).map(|s| s.closed));
     match closed {
-        None => Err(Refusal::new(Reason::NotFound, "the stream was deleted")),
+        None => Err(gone(member, name)),
         Some(true) if !has_producer => {
             Err(Refusal::new(Reason::Closed, "the stream is closed for appends"))
         }
         Some(_) => Ok(()),
+    }
+}
+
+/// The stream that the session began with was deleted; its name may mean another one by now.
+fn gone(member: &Member, name: &str) -> Refusal {
+    let name: Option<StreamName> = name.parse().ok();
+    let other = member.view.read(|state, _| {
+        name.as_ref().and_then(|name| state.stream_by_name(name)).map(|stream| stream.id)
+    });
+    match (name, other) {
+        (Some(name), Some(id)) => answer::recreated(name.as_str(), id.get()),
+        (_, _) => Refusal::new(Reason::NotFound, "the stream was deleted"),
     }
 }
 

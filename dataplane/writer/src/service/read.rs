@@ -151,7 +151,7 @@ async fn start(
             let from = stream.next.get().saturating_sub(count).max(stream.first.get());
             Ok(Offset::new(from))
         }
-        Some(Start::TimeMs(time_ms)) => since(member, stream, time_ms).await,
+        Some(Start::TimeMs(time_ms)) => since(member, &stream.name, stream.id, time_ms).await,
         None => Ok(stream.first),
     }
 }
@@ -205,18 +205,30 @@ fn trimmed(stream: &StreamState, offset: Offset) -> Refusal {
 }
 
 /// The first batch appended at or after a log time; the end if there is none.
-async fn since(member: &Member, stream: &StreamState, time_ms: u64) -> Result<Offset, Refusal> {
-    let in_chunk = stream.chunks.from(stream.first).find(|chunk| chunk.last_time_ms >= time_ms);
-    let found = match in_chunk {
+async fn since(
+    member: &Member,
+    name: &StreamName,
+    stream_id: StreamId,
+    time_ms: u64,
+) -> Result<Offset, Refusal> {
+    // Both places in one look: in between, a range could go from the one to the other unseen.
+    let found = member.view.read(|state, live| {
+        let stream = Arc::clone(state.stream(stream_id)?);
+        let in_chunk = stream.chunks.from(stream.first).find(|c| c.last_time_ms >= time_ms);
+        let in_chunk = in_chunk.cloned();
+        Some((stream, in_chunk, live.batch_since(stream_id, time_ms)))
+    });
+    let (stream, in_chunk, in_log) = found.ok_or_else(|| answer::no_stream(name.as_str()))?;
+    let base = match in_chunk {
         Some(chunk) => {
             let start = ChunkStart::Time(time_ms);
-            let mut reader = open(member, stream, chunk.clone(), start)?;
+            let mut reader = open(member, &stream, chunk, start)?;
             let batches = reader.next().await.map_err(|error| chunk_refusal(&error))?;
             batches.and_then(|batches| batches.first().map(|batch| batch.base_offset))
         }
-        None => member.view.read(|_, live| live.batch_since(stream.id, time_ms)).map(|b| b.base),
+        None => in_log.map(|batch| batch.base),
     };
-    Ok(found.unwrap_or(stream.next).max(stream.first))
+    Ok(base.unwrap_or(stream.next).max(stream.first))
 }
 
 fn open(

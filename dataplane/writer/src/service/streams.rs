@@ -134,7 +134,9 @@ pub(super) async fn init_producer(
     identity: &str,
     request: pb::InitProducerRequest,
 ) -> Result<pb::InitProducerResponse, Refusal> {
-    let stream = resolve(member, &parse_name(&request.stream)?, None)?;
+    let name = parse_name(&request.stream)?;
+    leaders_word(member).await?;
+    let stream = resolve(member, &name, None)?;
     if request.name.is_empty() || request.name.len() > NAME_BYTES_MAX {
         return Err(answer::invalid(format!("a producer's name has 1 to {NAME_BYTES_MAX} bytes")));
     }
@@ -168,7 +170,9 @@ pub(super) async fn trim(
     member: &Member,
     request: pb::TrimRequest,
 ) -> Result<pb::TrimResponse, Refusal> {
-    let stream = resolve(member, &parse_name(&request.stream)?, request.stream_id)?;
+    let name = parse_name(&request.stream)?;
+    leaders_word(member).await?;
+    let stream = resolve(member, &name, request.stream_id)?;
     let command = Command::Trim(stored::Trim {
         stream_id: stream.id.get(),
         first_offset: request.first_offset,
@@ -187,9 +191,7 @@ pub(super) async fn seal(
     let name = parse_name(&request.stream)?;
     leaders_word(member).await?;
     let stream = resolve(member, &name, request.stream_id)?;
-    let sealed = member.shipper.seal(stream.id, stream.next).await.map_err(|error| {
-        Refusal::new(Reason::Unavailable, format!("the stream was not sealed: {error}; retry"))
-    })?;
+    let sealed = member.shipper.seal(stream.id, stream.next).await.map_err(answer::failure)?;
     Ok(pb::SealResponse { sealed_offset: Offset::get(sealed) })
 }
 

@@ -17,12 +17,19 @@ use crate::view::Subscription;
 /// Most streams that one call watches.
 const STREAMS_MAX: usize = 100_000;
 
+/// Most streams in one answer: it stays below the largest message whatever their names are.
+const ANSWER_STREAMS_MAX: usize = 4_000;
+
 struct Watcher {
     member: Arc<Member>,
-    names: Vec<StreamName>,
+    names: BTreeSet<StreamName>,
     configuration: watch::Receiver<u64>,
     /// Made anew when a name means another stream.
     following: Option<Following>,
+    /// Still to be told: what an answer has no room for.
+    untold: BTreeSet<StreamName>,
+    /// What was told last, of every name that was told.
+    told: BTreeMap<StreamName, Option<Position>>,
 }
 
 struct Following {
@@ -37,9 +44,17 @@ pub(super) fn answers(
     if request.streams.len() > STREAMS_MAX {
         return Err(answer::invalid(format!("a call watches at most {STREAMS_MAX} streams")));
     }
-    let names = request.streams.iter().map(|name| parse_name(name)).collect::<Result<_, _>>()?;
+    let names: BTreeSet<StreamName> =
+        request.streams.iter().map(|name| parse_name(name)).collect::<Result<_, _>>()?;
     let configuration = member.view.configuration();
-    let watcher = Watcher { member, names, configuration, following: None };
+    let watcher = Watcher {
+        member,
+        untold: names.clone(),
+        names,
+        configuration,
+        following: None,
+        told: BTreeMap::new(),
+    };
     Ok(stream::unfold(watcher, |mut watcher| async move {
         let streams = watcher.next().await?;
         Some((Ok(pb::WatchResponse { streams }), watcher))
@@ -47,41 +62,61 @@ pub(super) fn answers(
 }
 
 impl Watcher {
-    /// All streams at first and after a change of what is configured, else those that grew.
+    /// The next answer: all streams at first, then those that differ from what was told last.
     /// `None` when the process ends.
     async fn next(&mut self) -> Option<Vec<pb::WatchedStream>> {
-        let Some(following) = &self.following else { return Some(self.all()) };
-        tokio::select! {
-            changed = self.configuration.changed() => {
-                changed.ok()?;
-                Some(self.all())
+        loop {
+            if self.following.is_none() {
+                self.following = Some(self.follow());
             }
-            grown = following.subscription.changed() => Some(
-                grown.iter().filter_map(|id| following.names.get(id)).map(|n| self.one(n)).collect(),
-            ),
+            let news = self.news();
+            if !news.is_empty() {
+                return Some(news);
+            }
+            let Some(following) = &self.following else { continue };
+            tokio::select! {
+                changed = self.configuration.changed() => {
+                    changed.ok()?;
+                    let following = self.follow();
+                    self.untold.clone_from(&self.names);
+                    self.following = Some(following);
+                }
+                grown = following.subscription.changed() => {
+                    let grown = grown.iter().filter_map(|id| following.names.get(id));
+                    self.untold.extend(grown.cloned());
+                }
+            }
         }
     }
 
-    fn all(&mut self) -> Vec<pb::WatchedStream> {
-        self.configuration.mark_unchanged();
-        let found: BTreeMap<StreamId, StreamName> = self.member.view.read(|state, _| {
+    /// Waits for growth of the streams that the names mean now. Look at the state after this call.
+    fn follow(&self) -> Following {
+        let names: BTreeMap<StreamId, StreamName> = self.member.view.read(|state, _| {
             let found = self.names.iter().filter_map(|name| state.stream_by_name(name));
             found.map(|stream| (stream.id, stream.name.clone())).collect()
         });
-        let ids: BTreeSet<StreamId> = found.keys().copied().collect();
-        let subscription = self.member.view.subscribe(ids);
-        self.following = Some(Following { names: found, subscription });
-        self.names.iter().map(|name| self.one(name)).collect()
+        let ids: BTreeSet<StreamId> = names.keys().copied().collect();
+        Following { names, subscription: self.member.view.subscribe(ids) }
     }
 
-    fn one(&self, name: &StreamName) -> pb::WatchedStream {
-        let next = self.member.view.read(|state, _| {
-            state.stream_by_name(name).map(|stream| Position {
-                stream_id: stream.id,
-                epoch: state.epoch(),
-                offset: stream.next,
-            })
-        });
-        pb::WatchedStream { stream: name.to_string(), next: next.map(Into::into) }
+    /// What is untold and differs from what was told, as much as one answer holds.
+    fn news(&mut self) -> Vec<pb::WatchedStream> {
+        let mut news = Vec::new();
+        while news.len() < ANSWER_STREAMS_MAX {
+            let Some(name) = self.untold.pop_first() else { break };
+            let next = self.member.view.read(|state, _| {
+                state.stream_by_name(&name).map(|stream| Position {
+                    stream_id: stream.id,
+                    epoch: state.epoch(),
+                    offset: stream.next,
+                })
+            });
+            if self.told.get(&name) != Some(&next) {
+                let stream = name.to_string();
+                self.told.insert(name, next);
+                news.push(pb::WatchedStream { stream, next: next.map(Into::into) });
+            }
+        }
+        news
     }
 }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use pyramid_protocol::Offset;
 use pyramid_protocol::pb::v1::StreamSettings;
 
 use super::Defaults;
-use crate::live_index::{SealRange, Unsealed};
+use crate::live_index::Unsealed;
+
+/// Largest size that a chunk may be cut at: it is built in memory. Unit: bytes of records.
+pub(crate) const CHUNK_BYTES_MAX: u64 = 64 << 20;
 
 /// While the log is pressed for space, chunks may be this many times smaller and younger.
 const PRESSURE: u64 = 8;
@@ -22,7 +24,9 @@ pub(super) struct Rule {
 
 /// Most record bytes of one chunk of this stream.
 pub(super) fn chunk_bytes(settings: &StreamSettings, defaults: Defaults) -> u64 {
-    if settings.chunk_bytes == 0 { defaults.chunk_bytes } else { settings.chunk_bytes }
+    let bytes = if settings.chunk_bytes == 0 { defaults.chunk_bytes } else { settings.chunk_bytes };
+    // A Writer of another version may have let more in.
+    bytes.min(CHUNK_BYTES_MAX)
 }
 
 impl Rule {
@@ -36,20 +40,22 @@ impl Rule {
         Self { chunk_bytes, seal_bytes: chunk_bytes / part, seal_age_ms: age_ms / part }
     }
 
-    /// Where to seal up to, if it is time. A stream that has several chunks' worth is sealed up to
-    /// the end of the last full one; `next` is where the first of them ends.
-    pub(super) fn seal_upto(
-        &self,
-        unsealed: &Unsealed,
-        next: SealRange,
-        now_ms: u64,
-    ) -> Option<Offset> {
-        let old = now_ms.saturating_sub(unsealed.oldest_ms) >= self.seal_age_ms;
-        if old {
-            return Some(unsealed.next);
+    /// Whether it is time, and how much to seal then. Cheap: it is asked for every stream.
+    pub(super) fn due(&self, unsealed: &Unsealed, now_ms: u64) -> Option<Due> {
+        if now_ms.saturating_sub(unsealed.oldest_ms) >= self.seal_age_ms {
+            return Some(Due::All);
         }
-        (unsealed.len_bytes >= self.seal_bytes).then_some(next.next)
+        (unsealed.len_bytes >= self.seal_bytes).then_some(Due::OneChunk)
     }
+}
+
+/// How much of a stream is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// All that there is: its oldest record is old.
+    All,
+    /// The first chunk's worth; the rest stays live.
+    OneChunk,
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -58,6 +64,8 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use pyramid_protocol::Offset;
+
     use super::*;
 
     const DEFAULTS: Defaults =
@@ -67,38 +75,43 @@ mod tests {
         Unsealed { base: Offset::new(5), next: Offset::new(25), len_bytes, oldest_ms: 1_000 }
     }
 
-    const FIRST: SealRange =
-        SealRange { base: Offset::new(5), next: Offset::new(15), len_bytes: 7_900 };
-
-    fn upto(settings: StreamSettings, pressed: bool, len_bytes: u64, now_ms: u64) -> Option<u64> {
-        let rule = Rule::new(&settings, DEFAULTS, pressed);
-        rule.seal_upto(&unsealed(len_bytes), FIRST, now_ms).map(Offset::get)
+    fn due(settings: StreamSettings, pressed: bool, len_bytes: u64, now_ms: u64) -> Option<Due> {
+        Rule::new(&settings, DEFAULTS, pressed).due(&unsealed(len_bytes), now_ms)
     }
 
     #[test]
     fn a_full_chunk_is_sealed_and_the_rest_stays_live() {
-        assert_eq!(upto(StreamSettings::default(), false, 8_000, 1_000), Some(15));
-        assert_eq!(upto(StreamSettings::default(), false, 7_999, 1_000), None);
+        assert_eq!(due(StreamSettings::default(), false, 8_000, 1_000), Some(Due::OneChunk));
+        assert_eq!(due(StreamSettings::default(), false, 7_999, 1_000), None);
     }
 
     #[test]
     fn an_old_record_seals_all() {
-        assert_eq!(upto(StreamSettings::default(), false, 1, 1_600), Some(25));
-        assert_eq!(upto(StreamSettings::default(), false, 1, 1_599), None);
+        assert_eq!(due(StreamSettings::default(), false, 1, 1_600), Some(Due::All));
+        assert_eq!(due(StreamSettings::default(), false, 1, 1_599), None);
     }
 
     #[test]
     fn a_stream_may_say_otherwise() {
         let settings = StreamSettings { chunk_bytes: 100, chunk_age_ms: 50 };
-        assert_eq!(upto(settings, false, 100, 1_000), Some(15));
-        assert_eq!(upto(settings, false, 99, 1_049), None);
-        assert_eq!(upto(settings, false, 99, 1_050), Some(25));
+        assert_eq!(due(settings, false, 100, 1_000), Some(Due::OneChunk));
+        assert_eq!(due(settings, false, 99, 1_049), None);
+        assert_eq!(due(settings, false, 99, 1_050), Some(Due::All));
     }
 
     #[test]
     fn pressure_seals_smaller_and_younger() {
-        assert_eq!(upto(StreamSettings::default(), true, 1_000, 1_000), Some(15));
-        assert_eq!(upto(StreamSettings::default(), true, 999, 1_074), None);
-        assert_eq!(upto(StreamSettings::default(), true, 999, 1_075), Some(25));
+        assert_eq!(due(StreamSettings::default(), true, 1_000, 1_000), Some(Due::OneChunk));
+        assert_eq!(due(StreamSettings::default(), true, 999, 1_074), None);
+        assert_eq!(due(StreamSettings::default(), true, 999, 1_075), Some(Due::All));
+    }
+
+    #[test]
+    fn a_chunk_never_has_more_than_fits_in_memory_whatever_a_stream_says() {
+        let chunk_of = |bytes| {
+            chunk_bytes(&StreamSettings { chunk_bytes: bytes, ..Default::default() }, DEFAULTS)
+        };
+        let sizes = [0, 1, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + 1, u64::MAX].map(chunk_of);
+        assert_eq!(sizes, [8_000, 1, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX]);
     }
 }

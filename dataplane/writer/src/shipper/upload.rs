@@ -101,13 +101,14 @@ impl Uploader {
     }
 
     async fn ship_first(&self, stream_id: StreamId) -> Result<Attempt, Error> {
+        // Closed never: the semaphore lives as long as the uploader.
+        let Ok(_slot) = self.slots.acquire().await else { return Ok(Attempt::Nothing) };
+        // Looked at only now: the stream may be deleted by the time there is a slot.
         let found = self.view.read(|state, _| {
             let stream = state.stream(stream_id)?;
             Some((Arc::clone(stream), stream.open_seals.first().copied()?, state.epoch()))
         });
         let Some((stream, seal, epoch)) = found else { return Ok(Attempt::Nothing) };
-        // Closed never: the semaphore lives as long as the uploader.
-        let Ok(_slot) = self.slots.acquire().await else { return Ok(Attempt::Nothing) };
 
         self.founded.get_or_try_init(|| self.found()).await?;
         let key = self.chunks.stream_key(&stream).map_err(Error::Key)?;

@@ -63,6 +63,17 @@ impl Usage {
         self.is_short_of_room || self.is_above(REFUSE_PERCENT)
     }
 
+    /// How much of what is usually let in should be let in, so that the log fills slower and
+    /// slower between pressure and refusal. Unit: per mille.
+    #[must_use]
+    pub fn admitted_permille(&self) -> u32 {
+        let used = u128::from(self.used_bytes) * 1000 / u128::from(self.max_bytes.max(1));
+        let (pressure, refuse) =
+            (u128::from(PRESSURE_PERCENT) * 10, u128::from(REFUSE_PERCENT) * 10);
+        let left = refuse.saturating_sub(used).min(refuse - pressure);
+        u32::try_from(left * 1000 / (refuse - pressure)).unwrap_or(0)
+    }
+
     fn is_above(&self, percent: u64) -> bool {
         u128::from(self.used_bytes) * 100 > u128::from(self.max_bytes) * u128::from(percent)
     }
@@ -409,5 +420,18 @@ fn state_of(log: &crate::wal::log::Log) -> LogState {
         purged: log.purged,
         last: log.last(),
         first_index: (!indexes.is_empty()).then_some(indexes.start),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_and_less_is_admitted_between_pressure_and_refusal() {
+        let permille = [0, 699, 700, 705, 800, 899, 900, 901, 2_000].map(|used_bytes| {
+            Usage { used_bytes, max_bytes: 1_000, is_short_of_room: false }.admitted_permille()
+        });
+        assert_eq!(permille, [1_000, 1_000, 1_000, 975, 500, 5, 0, 0, 0]);
     }
 }
