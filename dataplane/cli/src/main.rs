@@ -1,1 +1,85 @@
-fn main() {}
+//! `pyramid`: the command for people.
+//!
+//! [`dev`] runs a Writer and a pusher in one process, [`stream`] appends to streams and reads them,
+//! [`chunk`] looks into a file of the object store. [`connection`] finds the Writer that a command
+//! means, [`output`] prints for people or for programs.
+//!
+//! Exit codes: 0 done, 1 refused or failed, 2 the command line is wrong. A reader that closes the
+//! pipe has seen enough: that is no failure.
+
+mod chunk;
+mod connection;
+mod dev;
+mod log_time;
+mod output;
+mod stream;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::output::{Closed, Format, Output};
+
+/// An event log: append records to streams, read them, and have them pushed to an application.
+#[derive(Debug, Parser)]
+#[command(
+    name = "pyramid",
+    version,
+    propagate_version = true,
+    after_help = "\
+Begin with:
+  pyramid dev                                  a Writer on this machine; leave it running
+  pyramid stream create orders                 in a second terminal, like the rest
+  echo '{\"item\":\"tea\"}' | pyramid stream append orders
+  pyramid stream read orders"
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+
+    /// For people, or one JSON object a line for programs.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a Writer and a pusher on this machine, without Kubernetes.
+    Dev(Box<dev::Args>),
+    /// Create, list, append to and read streams.
+    Stream(stream::Args),
+    /// Look into a chunk file of the object store.
+    #[command(subcommand)]
+    Chunk(chunk::Command),
+}
+
+fn main() -> ExitCode {
+    let Args { command, output } = Args::parse();
+    let mut output = Output::new(output);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let done = runtime.block_on(async {
+        match command {
+            Command::Dev(args) => Box::pin(dev::run(*args, &mut output)).await,
+            Command::Stream(args) => Box::pin(stream::run(args, &mut output)).await,
+            Command::Chunk(command) => chunk::run(command, &mut output).await,
+        }
+    });
+    // A thread that waits for a line of standard input would never end.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+/// What happened, with its causes, on one line.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    // There is nobody to tell that standard error is closed.
+    drop(writeln!(std::io::stderr(), "error: {error:#}"));
+    ExitCode::FAILURE
+}

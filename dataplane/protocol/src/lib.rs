@@ -23,6 +23,7 @@ pub mod offset;
 pub mod pb;
 pub mod records;
 pub mod refusal;
+mod secret;
 pub mod stream_name;
 
 pub use batch::Batch;

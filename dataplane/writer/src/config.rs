@@ -68,6 +68,14 @@ pub struct ReplicaArgs {
     #[arg(long, env = "PYRAMID_KEK_FILE", value_name = "FILE")]
     pub kek_file: PathBuf,
 
+    /// Sizes and ages.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// When chunks are cut, and how much log and memory a replica may use.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct LimitArgs {
     /// Seal a chunk at this many bytes of records.
     #[arg(long, env = "PYRAMID_CHUNK_BYTES", default_value_t = 8 << 20, value_name = "BYTES",
         value_parser = clap::value_parser!(u64).range(1..=crate::shipper::CHUNK_BYTES_MAX))]
@@ -153,17 +161,9 @@ impl ReplicaArgs {
     ///
     /// The flag that must be changed.
     pub fn into_config(self) -> Result<Config, Error> {
-        let Self {
-            data_dir,
-            object_store,
-            object_prefix,
-            kek_file,
-            chunk_bytes,
-            chunk_age_ms,
-            wal_bytes_max,
-            segment_bytes,
-            memory_bytes_max,
-        } = self;
+        let Self { data_dir, object_store, object_prefix, kek_file, limits } = self;
+        let LimitArgs { chunk_bytes, chunk_age_ms, wal_bytes_max, segment_bytes, memory_bytes_max } =
+            limits;
         let object_directory = match object_store.strip_prefix("file:") {
             Some(directory) if !directory.is_empty() => directory.into(),
             Some(_) | None => return Err(Error::ObjectStore { url: object_store }),

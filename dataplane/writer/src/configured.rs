@@ -2,9 +2,9 @@
 //! declared.
 
 use prost::Message;
+use pyramid_protocol::StreamName;
 use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
-use pyramid_protocol::StreamName;
 use sha2::{Digest, Sha256};
 
 use crate::state::{State, Stream};

@@ -97,7 +97,7 @@ pub enum Error {
     },
 
     /// The directory already belongs to somebody else.
-    #[error("the data directory belongs to node {node_id} of another cluster or to another node")]
+    #[error("the data directory already belongs to node {node_id}, maybe of another cluster")]
     Foreign {
         /// Whose it is.
         node_id: u64,
@@ -119,9 +119,11 @@ impl DataDir {
     ///
     /// All but [`Error::Foreign`]. Nothing was written.
     pub fn open(disk: std::sync::Arc<dyn Disk>) -> Result<Self, Error> {
-        let lock = disk.lock().map_err(|source| match source.kind() {
-            io::ErrorKind::WouldBlock => Error::Locked,
-            _ => Error::Io { action: "lock", path: "the data directory", source },
+        let lock = disk.lock().map_err(|source| {
+            if source.kind() == io::ErrorKind::WouldBlock {
+                return Error::Locked;
+            }
+            Error::Io { action: "lock", path: "the data directory", source }
         })?;
         let contents = match read(disk.as_ref())? {
             Some(bytes) => {

@@ -128,6 +128,23 @@ impl Config {
     }
 }
 
+impl Config {
+    /// # Panics
+    ///
+    /// If the largest block does not fit in a segment, or blocks do not fill
+    /// one.
+    fn check(&self) {
+        let frames = self.block_bytes_max.max(self.entry_bytes_max + 32);
+        // Besides a head of 168 bytes and a commit mark of 48.
+        let largest = block::block_len(frames + 216);
+        let segment_bytes = self.segment_bytes;
+        assert!(
+            largest <= segment_bytes && segment_bytes.is_multiple_of(block::ALIGN_LSN),
+            "a block of {largest} bytes in a segment of {segment_bytes}"
+        );
+    }
+}
+
 /// The default budget of the log, whatever the volume. Unit: bytes.
 pub const WAL_BYTES_MAX: u64 = 32 << 30;
 

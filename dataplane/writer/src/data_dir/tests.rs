@@ -8,7 +8,12 @@ use crate::disk::{OperationKind, SimDisk};
 const CLUSTER: [u8; 16] = [7; 16];
 
 fn config() -> wal::Config {
-    wal::Config { segment_bytes: 16384, ..wal::Config::new(1 << 20, 1 << 16) }
+    wal::Config {
+        segment_bytes: 16384,
+        block_bytes_max: 4096,
+        entry_bytes_max: 4096,
+        ..wal::Config::new(1 << 20, 1 << 16)
+    }
 }
 
 fn open(disk: &SimDisk) -> Result<DataDir, Error> {

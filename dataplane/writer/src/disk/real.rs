@@ -31,6 +31,16 @@ impl RealDisk {
         Ok(Self { root })
     }
 
+    /// The size of the volume that holds the directory. Unit: bytes.
+    ///
+    /// # Errors
+    ///
+    /// What the file system said.
+    pub fn volume_bytes(&self) -> io::Result<u64> {
+        let volume = nix::sys::statvfs::statvfs(&self.root)?;
+        Ok(volume.blocks().saturating_mul(volume.fragment_size()))
+    }
+
     fn path(&self, path: &str) -> PathBuf {
         if path.is_empty() { self.root.clone() } else { self.root.join(path) }
     }
@@ -166,6 +176,12 @@ mod tests {
         assert_eq!(buffer, *b"\0abc\x09\x09\x09\x09");
         assert_eq!(file.read_at(&mut buffer, 5).unwrap(), 0);
         assert_eq!(file.len().unwrap(), 5);
+    }
+
+    #[test]
+    fn a_volume_has_a_size() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(disk(root.path()).volume_bytes().unwrap() > 1 << 20);
     }
 
     #[test]

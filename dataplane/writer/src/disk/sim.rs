@@ -296,7 +296,7 @@ impl State {
 
     fn room_for(&self, more_bytes: u64) -> io::Result<()> {
         match self.capacity_bytes {
-            Some(capacity) if self.used_bytes() + more_bytes > capacity => {
+            Some(capacity) if more_bytes > 0 && self.used_bytes() + more_bytes > capacity => {
                 Err(io::ErrorKind::StorageFull.into())
             }
             Some(_) | None => Ok(()),
@@ -311,7 +311,11 @@ impl State {
     /// Everything pending that makes a difference.
     fn pieces(&self) -> Vec<Piece> {
         let mut pieces = Vec::new();
-        for (id, node) in &self.nodes {
+        let changed = self.pending_names.iter().filter_map(NameChange::node);
+        let named: BTreeSet<u64> =
+            self.names.values().chain(self.durable_names.values()).flatten().copied().collect();
+        let reachable: BTreeSet<u64> = named.into_iter().chain(changed).collect();
+        for (id, node) in self.nodes.iter().filter(|(id, _)| reachable.contains(id)) {
             if node.length_is_dirty && node.live.len() != node.durable.len() {
                 pieces.push(Piece::Length { node: *id });
             }

@@ -191,8 +191,7 @@ pub(super) async fn seal(
     let name = parse_name(&request.stream)?;
     leaders_word(member).await?;
     let stream = resolve(member, &name, request.stream_id)?;
-    let sealed =
-        member.shipper.seal(stream.id, stream.next).await.map_err(answer::failure)?;
+    let sealed = member.shipper.seal(stream.id, stream.next).await.map_err(answer::failure)?;
     Ok(pb::SealResponse { sealed_offset: Offset::get(sealed) })
 }
 

@@ -24,8 +24,7 @@ pub(super) struct Rule {
 
 /// Most record bytes of one chunk of this stream.
 pub(super) fn chunk_bytes(settings: &StreamSettings, defaults: Defaults) -> u64 {
-    let bytes =
-        if settings.chunk_bytes == 0 { defaults.chunk_bytes } else { settings.chunk_bytes };
+    let bytes = if settings.chunk_bytes == 0 { defaults.chunk_bytes } else { settings.chunk_bytes };
     // A Writer of another version may have let more in.
     bytes.min(CHUNK_BYTES_MAX)
 }
@@ -109,7 +108,9 @@ mod tests {
 
     #[test]
     fn a_chunk_never_has_more_than_fits_in_memory_whatever_a_stream_says() {
-        let chunk_of = |bytes| chunk_bytes(&StreamSettings { chunk_bytes: bytes, ..Default::default() }, DEFAULTS);
+        let chunk_of = |bytes| {
+            chunk_bytes(&StreamSettings { chunk_bytes: bytes, ..Default::default() }, DEFAULTS)
+        };
         let sizes = [0, 1, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + 1, u64::MAX].map(chunk_of);
         assert_eq!(sizes, [8_000, 1, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX]);
     }

@@ -242,7 +242,10 @@ impl Core {
             output.fatal.clone_from(&self.fatal);
             return output;
         }
-        output.make_spare = self.spares.wanted(self.segments(), self.segments_max(), now);
+        // A stop does not wait for what only a later append needs.
+        if !self.is_stopping || self.queued_frames > 0 {
+            output.make_spare = self.spares.wanted(self.segments(), self.segments_max(), now);
+        }
         let idle_at = self.idle_at.filter(|_| self.in_flight.is_none());
         let wakes = [idle_at.filter(|at| *at > now), self.spares.retry_at()];
         output.wake_at = wakes.into_iter().flatten().min();
@@ -293,13 +296,16 @@ impl Core {
     fn plan_data(&self) -> Plan {
         let mut plan = Plan { items: 0, is_idle: false, body_len: 0 };
         let len_max = usize::try_from(self.config.block_bytes_max).unwrap_or(usize::MAX);
+        // A commit mark never makes a block, so a large frame takes it along.
+        let mut has_data = false;
         for item in &self.queue {
             let len = item.frame.as_ref().map_or(0, Frame::encoded_len);
-            if plan.body_len > 0 && plan.body_len + len > len_max {
+            if has_data && plan.body_len + len > len_max {
                 break;
             }
             plan.items += 1;
             plan.body_len += len;
+            has_data |= item.frame.is_some() && !is_rider(item);
         }
         plan
     }

@@ -10,19 +10,22 @@
 //! 32 payload, then zeros up to the next multiple of 8
 //! ```
 //!
-//! | type | payload |
-//! |---|---|
-//! | 1 ENTRY | the entry |
-//! | 2 VOTE | term 8, node id 8, committed 1, zero 7 |
-//! | 3 COMMITTED, 4 TRUNCATE_AFTER | term 8, index 8 |
-//! | 5 PURGED | term 8, index 8, complete_at 8 |
-//! | 6 SEGMENT_HEAD | WAL id 16, cluster id 16, node id 8, disk id 16, last vote 24, committed 16, purged 24, opened_at 8, open_count 4, zero 4 |
-//! | 7 IDLE | none |
+//! ```text
+//! type              payload
+//! 1 ENTRY           the entry
+//! 2 VOTE            term 8, node id 8, committed 1, zero 7
+//! 3 COMMITTED       term 8, index 8
+//! 4 TRUNCATE_AFTER  term 8, index 8
+//! 5 PURGED          term 8, index 8, complete_at 8
+//! 6 SEGMENT_HEAD    WAL id 16, cluster id 16, node id 8, disk id 16, last vote 24, committed 16,
+//!                   purged 24, opened_at 8, open_count 4, zero 4
+//! 7 IDLE            none
+//! ```
 //!
 //! All ones in an index mean none, and in the node id of a vote, and in
-//! `opened_at`. SEGMENT_HEAD is the first frame of each segment; it also is the
-//! first frame that is written after an open, so that `opened_at` is durable
-//! before anything new.
+//! `opened_at`. A segment head is the first frame of each segment. It also is
+//! the first frame that is written after an open, so that `opened_at` is
+//! durable before anything new.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
@@ -291,4 +294,4 @@ fn get_purged(bytes: &mut Bytes) -> Option<Option<Purged>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -68,7 +68,8 @@ impl Usage {
     #[must_use]
     pub fn admitted_permille(&self) -> u32 {
         let used = u128::from(self.used_bytes) * 1000 / u128::from(self.max_bytes.max(1));
-        let (pressure, refuse) = (u128::from(PRESSURE_PERCENT) * 10, u128::from(REFUSE_PERCENT) * 10);
+        let (pressure, refuse) =
+            (u128::from(PRESSURE_PERCENT) * 10, u128::from(REFUSE_PERCENT) * 10);
         let left = refuse.saturating_sub(used).min(refuse - pressure);
         u32::try_from(left * 1000 / (refuse - pressure)).unwrap_or(0)
     }
@@ -131,6 +132,10 @@ impl Wal {
     /// # Errors
     ///
     /// See [`OpenError`].
+    ///
+    /// # Panics
+    ///
+    /// If the largest block does not fit in a segment.
     pub fn open(
         disk: Arc<dyn Disk>,
         config: Config,
@@ -151,11 +156,16 @@ impl Wal {
     /// # Errors
     ///
     /// See [`OpenError`].
+    ///
+    /// # Panics
+    ///
+    /// If the largest block does not fit in a segment.
     pub fn open_driven(
         disk: Arc<dyn Disk>,
         config: Config,
         identity: &Identity,
     ) -> Result<(Self, Opened, Driver), OpenError> {
+        config.check();
         let recovered = recovery::recover(disk.as_ref(), &config, identity)?;
         let log = recovered.log;
         let state = state_of(&log);

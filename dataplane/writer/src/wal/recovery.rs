@@ -13,13 +13,14 @@
 //! A segment always has its full length, so a short one was damaged. A log
 //! without its first block was damaged too: it was durable before the identity.
 //!
-//! After a good verdict, before Raft hears of anything: headers behind X are
-//! zeroed, segments behind X are removed, and the last good block is written
+//! After a good verdict, before Raft hears of anything: what is cut is zeroed,
+//! segments behind X are removed, and the last good block is written
 //! again and synced, for after a kill it may be in memory only, and after a
 //! failed sync the kernel may call it clean. All of this may be cut off at any
 //! point and done again, and it needs no free space.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     io,
     sync::Arc,
@@ -172,6 +173,7 @@ struct Scan<'a> {
     log: Log,
     last: Option<Block>,
     report: Report,
+    window: RefCell<Window>,
 }
 
 impl<'a> Scan<'a> {
@@ -180,9 +182,11 @@ impl<'a> Scan<'a> {
         config: &'a Config,
         identity: &'a Identity,
     ) -> Result<Self, OpenError> {
-        let names = disk.list(segment::DIR).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => quarantined(0, "its directory is missing"),
-            _ => failed("list", segment::DIR)(error),
+        let names = disk.list(segment::DIR).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                return quarantined(0, "its directory is missing");
+            }
+            failed("list", segment::DIR)(error)
         })?;
         let mut scan = Self {
             disk,
@@ -196,6 +200,7 @@ impl<'a> Scan<'a> {
             log: Log::new(config.cache_bytes_max),
             last: None,
             report: Report::default(),
+            window: RefCell::default(),
         };
         for name in names {
             match Name::parse(&name) {
@@ -356,8 +361,8 @@ impl<'a> Scan<'a> {
             while at < segment_end {
                 let bytes = self.read(at, LOOK_BYTES.min(segment_end - at))?;
                 self.look_for_later_blocks(&bytes, at, x)?;
-                if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
-                    end = Some(at + u64::try_from(last).unwrap_or(u64::MAX) + 1);
+                if let Some(len) = len_without_zeros(&bytes) {
+                    end = Some(at + len);
                     self.written_behind.insert(start);
                 }
                 at += LOOK_BYTES;
@@ -393,14 +398,46 @@ impl<'a> Scan<'a> {
 
     /// Reads `len` bytes, or up to the end of the file.
     fn read(&self, at: u64, len: u64) -> Result<Bytes, OpenError> {
+        let mut window = self.window.borrow_mut();
+        if let Some(bytes) = window.slice(at, len) {
+            return Ok(bytes);
+        }
         let start = self.segment_start(at);
         let file = self.file(start)?;
         let path = segment::segment_path(start);
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let ahead = LOOK_BYTES.min(start + self.config.segment_bytes - at).max(len);
+        let mut bytes = vec![0; usize::try_from(ahead).unwrap_or(usize::MAX)];
         let read = file.read_at(&mut bytes, at - start).map_err(failed("read", &path))?;
         bytes.truncate(read);
-        Ok(bytes.into())
+        *window = Window { at, bytes: bytes.into() };
+        let len = usize::try_from(len).unwrap_or(usize::MAX).min(window.bytes.len());
+        Ok(window.bytes.slice(..len))
     }
+}
+
+/// What was read last. Blocks may be small, and there are many.
+#[derive(Debug, Default)]
+struct Window {
+    at: u64,
+    bytes: Bytes,
+}
+
+impl Window {
+    fn slice(&self, at: u64, len: u64) -> Option<Bytes> {
+        let from = usize::try_from(at.checked_sub(self.at)?).ok()?;
+        let to = from.checked_add(usize::try_from(len).ok()?)?;
+        (to <= self.bytes.len()).then(|| self.bytes.slice(from..to))
+    }
+}
+
+/// The length up to the last byte that is not zero; `None` if all are.
+fn len_without_zeros(bytes: &[u8]) -> Option<u64> {
+    // Whole pieces first: nearly all of a segment is zeros.
+    const ZEROS: [u8; block::ALIGN] = [0; block::ALIGN];
+    let is_zero = |piece: &[u8]| ZEROS.get(..piece.len()) == Some(piece);
+    let last = bytes.chunks(block::ALIGN).rposition(|piece| !is_zero(piece))? * block::ALIGN;
+    let within = bytes.get(last..)?.iter().take(block::ALIGN).rposition(|byte| *byte != 0)?;
+    u64::try_from(last + within + 1).ok()
 }
 
 fn quarantined(at_lsn: u64, what: impl Into<String>) -> OpenError {

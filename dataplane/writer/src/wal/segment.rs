@@ -60,7 +60,12 @@ pub(crate) fn spare_path(number: u64) -> String {
 /// # Errors
 ///
 /// What the file system said; to be called again.
+///
+/// # Panics
+///
+/// If the largest block does not fit in a segment.
 pub fn create(disk: &dyn Disk, config: &Config, identity: &Identity) -> io::Result<()> {
+    config.check();
     disk.create_dir(DIR)?;
     disk.sync_dir("")?;
     let head = Frame::SegmentHead(SegmentHead {

@@ -104,6 +104,12 @@ impl NameChange {
         }
     }
 
+    pub(super) fn node(&self) -> Option<u64> {
+        match self {
+            Self::Put { node, .. } | Self::Rename { node, .. } | Self::Remove { node, .. } => *node,
+        }
+    }
+
     pub(super) fn dir(&self) -> &str {
         match self {
             Self::Put { path, .. } | Self::Remove { path, .. } => parent(path),

@@ -1,10 +1,7 @@
 //! What a start writes after a good verdict.
 
 use crate::wal::{
-    Config,
-    block::{self, HEADER_LEN},
-    frame::{self, SegmentHead},
-    recovery::{Block, OpenError, Scan, Torn, failed},
+    recovery::{Block, LOOK_BYTES, OpenError, Scan, Torn, failed},
     segment,
 };
 
@@ -15,8 +12,8 @@ pub(super) fn mend(
     last: &Block,
     torn: Option<Torn>,
 ) -> Result<(), OpenError> {
-    if torn.is_some() {
-        zero_headers(scan, position)?;
+    if let Some(torn) = torn {
+        zero(scan, position, position + torn.cut_bytes)?;
     }
     let start = scan.segment_start(last.checked.header.lsn);
     let path = segment::segment_path(start);
@@ -26,31 +23,23 @@ pub(super) fn mend(
     remove_the_rest(scan, position)
 }
 
-/// Zeroes what could be taken for a header in the block that was cut.
-fn zero_headers(scan: &Scan<'_>, position: u64) -> Result<(), OpenError> {
-    let start = scan.segment_start(position);
+/// Zeroes the tail that was cut, in its segment: no header in it can count any
+/// more, and the next start finds a clean end.
+fn zero(scan: &Scan<'_>, from: u64, to: u64) -> Result<(), OpenError> {
+    let start = scan.segment_start(from);
     // A position at the end of the last segment has no file yet.
     let Some(file) = scan.files.get(&start) else {
         return Ok(());
     };
     let path = segment::segment_path(start);
-    let end = (start + scan.config.segment_bytes).min(position + largest_block(scan.config));
-    let mut at = position;
+    let end = to.min(start + scan.config.segment_bytes);
+    let mut at = from;
     while at < end {
-        let head = scan.read(at, u64::try_from(HEADER_LEN).unwrap_or(u64::MAX))?;
-        if head.iter().any(|byte| *byte != 0) {
-            file.write_at(&[0; HEADER_LEN], at - start).map_err(failed("write", &path))?;
-        }
-        at += block::ALIGN_LSN;
+        let len = usize::try_from(LOOK_BYTES.min(end - at)).unwrap_or(0);
+        file.write_at(&vec![0; len], at - start).map_err(failed("write", &path))?;
+        at += LOOK_BYTES;
     }
     file.sync().map_err(failed("sync", &path))
-}
-
-/// The largest block that this configuration writes. Unit: bytes.
-fn largest_block(config: &Config) -> u64 {
-    let frames = 2 * frame::HEADER_LEN + SegmentHead::LEN + frame::ALIGN;
-    let frames = u64::try_from(frames).unwrap_or(u64::MAX);
-    block::block_len(config.block_bytes_max.max(config.entry_bytes_max) + frames)
 }
 
 /// Removes segments that begin behind `position`, in which nothing is valid,

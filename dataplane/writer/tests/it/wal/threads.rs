@@ -11,7 +11,12 @@ use pyramid_writer::{
 };
 
 fn config() -> Config {
-    Config { segment_bytes: 1 << 20, block_bytes_max: 1 << 16, ..Config::new(64 << 20, 1 << 16) }
+    Config {
+        segment_bytes: 1 << 20,
+        block_bytes_max: 1 << 16,
+        entry_bytes_max: 1 << 16,
+        ..Config::new(64 << 20, 1 << 16)
+    }
 }
 
 fn entry(index: u64) -> LogEntry {

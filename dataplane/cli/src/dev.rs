@@ -1,0 +1,360 @@
+//! `pyramid dev`: a Writer of one replica and a pusher in one process, on one directory.
+//!
+//! Start: lock the directory, make its key, start the Writer, found its cluster if it is new,
+//! declare what is subscribed, start the pusher, say where everything is. Each step may be the last
+//! one before a crash: the next start finds it done or does it again.
+//!
+//! Stop: the pusher, then the Writer. A second signal ends the process at once, which loses nothing
+//! that was acknowledged.
+
+mod banner;
+mod declare;
+mod folder;
+pub(crate) mod running;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow, bail};
+use pyramid_protocol::StreamName;
+use pyramid_sidecar::config::Timing;
+use pyramid_writer::config::{LimitArgs, ReplicaArgs};
+use pyramid_writer::replica::{self, Addresses, Environment};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use self::folder::Folder;
+use self::running::Running;
+use crate::connection::DATA_DIR;
+use crate::output::{Closed, Output, remark};
+
+/// Pushes of different streams that may be on their way at once.
+const PUSHES_MAX: usize = 64;
+
+/// The exit code of a process that a second signal ends.
+const INTERRUPTED: i32 = 130;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pyramid dev
+  pyramid dev --subscribe orders=50051         push the stream `orders` to an application that
+                                               serves pyramid.v1.Consumer on 127.0.0.1:50051
+  pyramid dev --data-dir /tmp/a --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 \\
+              --local-listen 127.0.0.1:0       a second one, on free ports")]
+pub(crate) struct Args {
+    /// Where everything is kept: log, chunks and the key that encrypts them. Made if it is missing.
+    #[arg(long, env = "PYRAMID_DATA_DIR", default_value = DATA_DIR, value_name = "DIR")]
+    data_dir: PathBuf,
+
+    /// Push a stream to the application on this port of 127.0.0.1, each record exactly once. The
+    /// stream is created if it does not exist. May be given several times.
+    #[arg(long, value_name = "STREAM=PORT", value_parser = subscription)]
+    subscribe: Vec<Subscribed>,
+
+    /// Where producers and commands connect. Port 0: a free one, printed.
+    #[arg(long, env = "PYRAMID_LISTEN", default_value = "127.0.0.1:7400", value_name = "ADDRESS")]
+    listen: SocketAddr,
+
+    /// Where streams are created and removed. Port 0: a free one, printed.
+    #[arg(
+        long,
+        env = "PYRAMID_ADMIN_LISTEN",
+        default_value = "127.0.0.1:7402",
+        value_name = "ADDRESS"
+    )]
+    admin_listen: SocketAddr,
+
+    /// Where applications append and read through the pusher. Port 0: a free one, printed.
+    #[arg(
+        long,
+        env = "PYRAMID_LOCAL_LISTEN",
+        default_value = "127.0.0.1:7410",
+        value_name = "ADDRESS"
+    )]
+    local_listen: SocketAddr,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+
+    /// What is logged to standard error: a level, or more finely `pyramid_writer=debug,warn`.
+    #[arg(
+        long,
+        env = "PYRAMID_LOG",
+        default_value = "warn,pyramid_sidecar=info",
+        value_name = "FILTER"
+    )]
+    log: String,
+}
+
+/// A stream, and where its application serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Subscribed {
+    stream: StreamName,
+    port: u16,
+}
+
+impl Subscribed {
+    /// The subscription of the Writer that it is.
+    fn name(&self) -> String {
+        format!("dev-{}", self.stream)
+    }
+
+    fn application(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    }
+}
+
+fn subscription(text: &str) -> Result<Subscribed, String> {
+    let expected = "give STREAM=PORT, with the port on which the application serves";
+    let (stream, port) = text.rsplit_once('=').ok_or(expected)?;
+    let port = port.parse().ok().filter(|&port| port != 0).ok_or(expected)?;
+    let stream = stream.parse().map_err(|error| format!("{error}"))?;
+    Ok(Subscribed { stream, port })
+}
+
+/// Runs until a signal, or until a part of it fails.
+///
+/// # Errors
+///
+/// Why it could not start, or had to stop.
+pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
+    let Args { data_dir, subscribe, listen, admin_listen, local_listen, limits, log } = args;
+    start_log(&log)?;
+    for (place, one) in subscribe.iter().enumerate() {
+        if subscribe.iter().skip(place + 1).any(|other| other.stream == one.stream) {
+            bail!("--subscribe names the stream {} twice; give each stream once", one.stream);
+        }
+    }
+    let mut signals = Signals::listen()?;
+    let folder = Folder::open(&data_dir)?;
+    let config = ReplicaArgs {
+        data_dir: folder.path.clone(),
+        object_store: format!("file:{}", folder.objects.display()),
+        object_prefix: String::new(),
+        kek_file: folder.kek_file.clone(),
+        limits,
+    };
+    let config = config.into_config()?;
+    let (environment, addresses) = Environment::open(&config, listen, admin_listen).await?;
+    let mut parts = Parts::default();
+    let (serving, served) = oneshot::channel();
+    let stop = parts.stop_writer.clone();
+    parts.writer.spawn(async move {
+        // Nobody waits for it any more when the start was interrupted.
+        let serving = move || {
+            serving.send(()).ok();
+        };
+        replica::run(config, environment, serving, stop).await.map_err(anyhow::Error::from)
+    });
+    let outcome = tokio::select! {
+        biased;
+        () = signals.next() => Ok(()),
+        ended = Parts::ended(&mut parts.writer, "the Writer") => ended,
+        outcome = async {
+            if served.await.is_err() {
+                // It has ended, and the branch above says why.
+                std::future::pending::<()>().await;
+            }
+            let start = Start { folder: &folder, subscribe: &subscribe, addresses, local_listen };
+            start.go_on(&mut parts.pusher, &parts.stop_pusher, output).await
+        } => outcome,
+    };
+    let outcome = match outcome {
+        // Everything serves, or the start was interrupted; then there is a signal already.
+        Ok(()) if !signals.seen => tokio::select! {
+            biased;
+            () = signals.next() => Ok(()),
+            ended = Parts::ended(&mut parts.writer, "the Writer") => ended,
+            ended = Parts::ended(&mut parts.pusher, "the pusher") => ended,
+        },
+        other => other,
+    };
+    Running::remove(&folder.path);
+    tokio::select! {
+        biased;
+        stopped = parts.stop() => outcome.and(stopped),
+        () = signals.next() => {
+            remark("ends at once; nothing that was acknowledged is lost");
+            std::process::exit(INTERRUPTED);
+        }
+    }
+}
+
+/// What is needed once the Writer answers.
+struct Start<'a> {
+    folder: &'a Folder,
+    subscribe: &'a [Subscribed],
+    addresses: Addresses,
+    local_listen: SocketAddr,
+}
+
+impl Start<'_> {
+    async fn go_on(
+        self,
+        pusher: &mut JoinSet<anyhow::Result<()>>,
+        stop: &CancellationToken,
+        output: &mut Output,
+    ) -> anyhow::Result<()> {
+        let Self { folder, subscribe, addresses, local_listen } = self;
+        let writer = reachable(addresses.writer);
+        let admin = reachable(addresses.admin);
+        let declared = declare::declare(admin, subscribe).await?;
+        let config = pyramid_sidecar::Config {
+            writers: vec![writer.to_string()],
+            subscriptions: subscribe
+                .iter()
+                .map(|subscribed| pyramid_sidecar::config::Subscription {
+                    name: subscribed.name(),
+                    application: subscribed.application().to_string(),
+                })
+                .collect(),
+            pod: "dev".to_owned(),
+            local: Some(local_listen),
+            chunk_directory: Some(folder.objects.clone()),
+            pushes_max: PUSHES_MAX,
+            timing: Timing::DEFAULT,
+        };
+        let (ready, serves) = oneshot::channel();
+        let stop = stop.clone();
+        pusher.spawn(async move {
+            pyramid_sidecar::run(config, ready, stop).await.context("--local-listen")
+        });
+        let local = match serves.await {
+            Ok(ready) => ready.local.context("the pusher serves no applications")?,
+            // It has ended, and says why.
+            Err(_closed) => return Parts::ended(pusher, "the pusher").await,
+        };
+        let running = Running {
+            pid: std::process::id(),
+            cluster_id: declared.cluster_id.to_string(),
+            writer,
+            admin,
+            local,
+            objects: folder.objects.clone(),
+            kek_file: folder.kek_file.clone(),
+        };
+        running.write(&folder.path)?;
+        if !addresses.writer.ip().is_loopback() || !addresses.admin.ip().is_loopback() {
+            remark("whoever reaches these ports may read, append and delete: there is no TLS here");
+        }
+        match output.say(&banner::text(&running, folder, subscribe, &declared), &running) {
+            // Whoever started it may have closed its output; that is no reason to stop.
+            Err(error) if error.is::<Closed>() => Ok(()),
+            said => said,
+        }
+    }
+}
+
+/// Where a program of this machine reaches a port that listens everywhere.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, address.port()))
+    } else {
+        address
+    }
+}
+
+/// The two programs.
+#[derive(Default)]
+struct Parts {
+    writer: JoinSet<anyhow::Result<()>>,
+    pusher: JoinSet<anyhow::Result<()>>,
+    stop_writer: CancellationToken,
+    stop_pusher: CancellationToken,
+}
+
+impl Parts {
+    /// Waits until one of the two ends by itself, which is an error.
+    async fn ended(part: &mut JoinSet<anyhow::Result<()>>, name: &str) -> anyhow::Result<()> {
+        match part.join_next().await {
+            Some(Ok(Ok(()))) => Err(anyhow!("{name} stopped by itself")),
+            Some(Ok(Err(error))) => Err(error),
+            Some(Err(lost)) => Err(lost).with_context(|| format!("{name} stopped")),
+            // It is not started yet.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops what still runs: first the pusher, which uses the Writer.
+    async fn stop(&mut self) -> anyhow::Result<()> {
+        self.stop_pusher.cancel();
+        let mut outcome = Ok(());
+        while let Some(ended) = self.pusher.join_next().await {
+            outcome = outcome.and(ended.context("stop the pusher").flatten());
+        }
+        self.stop_writer.cancel();
+        while let Some(ended) = self.writer.join_next().await {
+            outcome = outcome.and(ended.context("stop the Writer").flatten());
+        }
+        outcome
+    }
+}
+
+/// Ctrl-C and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    seen: bool,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
+            seen: false,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+        self.seen = true;
+    }
+}
+
+fn start_log(filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).context("--log")?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // With a panic in one task the others would limp on; a restart is safe and fast.
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        std::process::abort();
+    }));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscription_has_a_stream_and_a_port() {
+        let subscribed = |stream: &str, port| Subscribed { stream: stream.parse().unwrap(), port };
+        assert_eq!(subscription("orders=50051"), Ok(subscribed("orders", 50051)));
+        assert_eq!(subscription("a=b=1"), Ok(subscribed("a=b", 1)));
+        for text in ["orders", "orders=", "orders=0", "orders=65536", "=1", "a\n=1"] {
+            assert!(subscription(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_listens_everywhere_is_reached_at_loopback() {
+        let cases = [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "127.0.0.1:1"),
+            ("[::1]:1", "[::1]:1"),
+            ("10.0.0.1:1", "10.0.0.1:1"),
+        ];
+        for (address, expected) in cases {
+            assert_eq!(reachable(address.parse().unwrap()).to_string(), expected);
+        }
+    }
+}

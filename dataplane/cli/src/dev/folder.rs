@@ -1,0 +1,166 @@
+//! The data directory of `pyramid dev`.
+//!
+//! ```text
+//! dev.lock           locked while a `pyramid dev` runs
+//! dev.json           what it tells other commands, while it runs
+//! kek                the key file; made at the first start
+//! objects/           the object store
+//! lock identity wal/ the Writer's own
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use pyramid_protocol::SystemEntropy;
+use pyramid_storage::Keks;
+
+use super::running::Running;
+
+/// Id of the key that is made at the first start.
+const KEK_ID: &str = "dev-1";
+
+/// A data directory that this process alone uses.
+#[derive(Debug)]
+pub(super) struct Folder {
+    pub(super) path: PathBuf,
+    pub(super) kek_file: PathBuf,
+    pub(super) objects: PathBuf,
+    /// Unlocked by the operating system when this process ends, however it ends.
+    _lock: File,
+}
+
+impl Folder {
+    /// Locks the directory, and makes what is missing in it.
+    ///
+    /// # Errors
+    ///
+    /// Another process uses it, the disk refuses, or the key of existing data is gone.
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let at = || format!("--data-dir {}", path.display());
+        // The log holds records in clear text: nobody else may look.
+        DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(at)?;
+        let path = path.canonicalize().with_context(at)?;
+        let lock = path.join("dev.lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock)
+            .with_context(|| format!("open {}", lock.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!(in_use(&path)),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(at),
+        }
+        let kek_file = path.join("kek");
+        make_key(&path, &kek_file)?;
+        let objects = path.join("objects");
+        DirBuilder::new().recursive(true).mode(0o700).create(&objects).with_context(at)?;
+        Ok(Self { path, kek_file, objects, _lock: lock })
+    }
+}
+
+fn in_use(path: &Path) -> String {
+    let by = match Running::read(path) {
+        Ok(Some(running)) => format!("process {} at {}", running.pid, running.writer),
+        // It starts or stops just now.
+        Ok(None) | Err(_) => "another process".to_owned(),
+    };
+    format!(
+        "the data directory {} is in use by {by}; stop that one, or give --data-dir with another \
+         directory",
+        path.display()
+    )
+}
+
+/// Makes the key file of a new directory. A key that is missing beside existing data is an error:
+/// a new one would not open what is there.
+fn make_key(path: &Path, kek_file: &Path) -> anyhow::Result<()> {
+    if kek_file.exists() {
+        return Ok(());
+    }
+    if path.join("identity").exists() {
+        bail!(
+            "the key file {} is missing, and nothing opens the stored chunks without it; put it \
+             back, or begin with another --data-dir",
+            kek_file.display()
+        );
+    }
+    let key = Keks::generate(KEK_ID, &SystemEntropy);
+    write(kek_file, key.as_bytes()).with_context(|| format!("write {}", kek_file.display()))
+}
+
+/// Writes a file that only its owner may read: whole or not at all, whenever this process ends.
+pub(super) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let unfinished = path.with_extension("new");
+    // One of an earlier process could have other rights.
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_key_is_made_once_and_only_its_owner_reads_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("a/b");
+        let folder = Folder::open(&path).unwrap();
+        let key = fs::read(&folder.kek_file).unwrap();
+        assert_eq!(fs::metadata(&folder.kek_file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(Keks::load(&folder.kek_file).unwrap().ids().collect::<Vec<_>>(), [KEK_ID]);
+        drop(folder);
+        let folder = Folder::open(&path).unwrap();
+        assert_eq!(fs::read(&folder.kek_file).unwrap(), key);
+    }
+
+    #[test]
+    fn a_directory_is_used_by_one_process_at_a_time() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temporary.path()).unwrap();
+        let error = Folder::open(temporary.path()).unwrap_err().to_string();
+        assert!(error.contains("is in use by another process"), "{error}");
+        drop(folder);
+        Folder::open(temporary.path()).unwrap();
+    }
+
+    #[test]
+    fn a_lost_key_is_not_replaced() {
+        let temporary = tempfile::tempdir().unwrap();
+        let kek_file = Folder::open(temporary.path()).unwrap().kek_file;
+        fs::remove_file(&kek_file).unwrap();
+        // Without data there is nothing that the old key would open.
+        drop(Folder::open(temporary.path()).unwrap());
+        fs::write(temporary.path().join("identity"), "").unwrap();
+        drop(Folder::open(temporary.path()).unwrap());
+        fs::remove_file(&kek_file).unwrap();
+        let error = Folder::open(temporary.path()).unwrap_err().to_string();
+        assert!(error.contains("is missing"), "{error}");
+        assert!(!kek_file.exists());
+    }
+
+    #[test]
+    fn a_file_that_was_not_finished_is_replaced() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("kek");
+        fs::write(temporary.path().join("kek.new"), "half").unwrap();
+        write(&path, b"whole").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert!(!temporary.path().join("kek.new").exists());
+    }
+}

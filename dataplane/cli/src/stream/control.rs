@@ -1,0 +1,204 @@
+//! `pyramid stream create`, `seal`, `trim` and `rm`.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use pyramid_client::{Client, connection::Error};
+use pyramid_protocol::pb::v1::{self as pb, Reason};
+use pyramid_protocol::{Entropy, StreamName, SystemEntropy};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::info::to_json;
+use crate::connection::{self, explain, refused};
+use crate::output::Output;
+
+/// How long `seal --wait` waits for the object store.
+const SHIP_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often it looks.
+const SHIP_LOOK: Duration = Duration::from_millis(50);
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  pyramid stream create orders
+  pyramid stream create clicks --chunk-bytes 1048576 --chunk-age-ms 60000")]
+pub(super) struct CreateArgs {
+    /// Its name: 1 to 512 bytes of UTF-8 without control characters.
+    #[arg(value_name = "STREAM")]
+    name: StreamName,
+
+    /// Seal a chunk at this many bytes of records. Default: the Writer's.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=64 << 20))]
+    chunk_bytes: Option<u64>,
+
+    /// Seal a chunk when its oldest record is this old. Default: the Writer's.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    chunk_age_ms: Option<u64>,
+
+    /// It is fine if there is a stream of this name; its settings stay as they are.
+    #[arg(long)]
+    if_missing: bool,
+}
+
+pub(super) async fn create(
+    args: CreateArgs,
+    connection: connection::Args,
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let CreateArgs { name, chunk_bytes, chunk_age_ms, if_missing } = args;
+    let client = connection.clone().client().await?;
+    if let Some(info) = find(&client, &name).await? {
+        if if_missing {
+            return output.say(&format!("stream {name} exists already"), &to_json(&info));
+        }
+        bail!(
+            "stream {name} exists already; choose another name, or give --if-missing if it is fine"
+        );
+    }
+    let put = pb::PutStream {
+        object: Some(pb::ObjectRef {
+            uid: format!("pyramid-stream-create-{:016x}", SystemEntropy.u64()),
+            generation: 1,
+        }),
+        name: name.to_string(),
+        settings: Some(pb::StreamSettings {
+            chunk_bytes: chunk_bytes.unwrap_or(0),
+            chunk_age_ms: chunk_age_ms.unwrap_or(0),
+        }),
+        rights: None,
+    };
+    let mut admin = connection.admin().await?;
+    let (info, _) = admin.put_stream(put).await.with_context(|| format!("create stream {name}"))?;
+    output.say(&format!("created stream {name}"), &to_json(&info))
+}
+
+/// The stream of this name, if there is one.
+async fn find(client: &Client, name: &StreamName) -> anyhow::Result<Option<pb::StreamInfo>> {
+    let request = pb::GetStreamRequest { stream: name.to_string(), min_next_offset: None };
+    match client.get_stream(request).await {
+        Ok(info) => Ok(Some(info)),
+        Err(Error::Refused(refusal)) if refusal.reason() == Reason::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The stream of this name, which must exist.
+pub(super) async fn existing(client: &Client, name: &StreamName) -> anyhow::Result<pb::StreamInfo> {
+    let request = pb::GetStreamRequest { stream: name.to_string(), min_next_offset: None };
+    client.get_stream(request).await.map_err(|error| explain(name, error))
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  pyramid stream seal orders --wait")]
+pub(super) struct SealArgs {
+    /// Which stream.
+    #[arg(value_name = "STREAM")]
+    name: StreamName,
+
+    /// Wait until the chunks are in the object store.
+    #[arg(long)]
+    wait: bool,
+}
+
+pub(super) async fn seal(
+    args: SealArgs,
+    connection: connection::Args,
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let SealArgs { name, wait } = args;
+    let client = connection.client().await?;
+    let stream_id = existing(&client, &name).await?.stream_id;
+    let request = pb::SealRequest { stream: name.to_string(), stream_id: Some(stream_id) };
+    let sealed = client.seal(request).await.map_err(|error| explain(&name, error))?.sealed_offset;
+    let json = json!({ "stream": name.as_str(), "sealed_offset": sealed });
+    if !wait {
+        return output.say(&format!("sealed all of {name} below offset {sealed}"), &json);
+    }
+    let deadline = Instant::now() + SHIP_TIMEOUT;
+    loop {
+        let info = existing(&client, &name).await?;
+        if info.stream_id != stream_id || info.shipped_offset >= sealed {
+            break;
+        }
+        if Instant::now() >= deadline {
+            bail!(
+                "all of {name} below offset {sealed} is sealed, but only what is below {} has \
+                 reached the object store; the Writer goes on trying, see its log",
+                info.shipped_offset
+            );
+        }
+        sleep(SHIP_LOOK).await;
+    }
+    let text = format!("all of {name} below offset {sealed} is sealed and in the object store");
+    output.say(&text, &json)
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  pyramid stream trim orders 1000              records 0 to 999 are gone")]
+pub(super) struct TrimArgs {
+    /// Which stream.
+    #[arg(value_name = "STREAM")]
+    name: StreamName,
+
+    /// The oldest record that stays.
+    #[arg(value_name = "OFFSET")]
+    first_offset: u64,
+}
+
+pub(super) async fn trim(
+    args: TrimArgs,
+    connection: connection::Args,
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    let TrimArgs { name, first_offset } = args;
+    let client = connection.client().await?;
+    let stream_id = existing(&client, &name).await?.stream_id;
+    let request =
+        pb::TrimRequest { stream: name.to_string(), stream_id: Some(stream_id), first_offset };
+    let trimmed = client.trim(request).await.map_err(|error| explain(&name, error))?;
+    let first_offset = trimmed.first_offset;
+    output.say(
+        &format!("stream {name} now begins at offset {first_offset}"),
+        &json!({ "stream": name.as_str(), "first_offset": first_offset }),
+    )
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  pyramid stream rm orders --yes")]
+pub(super) struct RemoveArgs {
+    /// Which stream.
+    #[arg(value_name = "STREAM")]
+    name: StreamName,
+
+    /// Yes, all its records shall be lost for ever.
+    #[arg(long, required = true)]
+    yes: bool,
+}
+
+pub(super) async fn remove(
+    args: RemoveArgs,
+    connection: connection::Args,
+    output: &mut Output,
+) -> anyhow::Result<()> {
+    // Without it the command line is refused.
+    let RemoveArgs { name, yes: _ } = args;
+    let client = connection.clone().client().await?;
+    let stream_id = existing(&client, &name).await?.stream_id;
+    let mut admin = connection.admin().await?;
+    let request = pb::DeleteStreamRequest {
+        cluster_id: admin.cluster_id.clone(),
+        name: name.to_string(),
+        stream_id,
+    };
+    let removed = admin.calls.delete_stream(request).await.map_err(refused);
+    removed.with_context(|| format!("remove stream {name}"))?;
+    let json = json!({ "removed": name.as_str(), "stream_id": stream_id });
+    output.say(&format!("removed stream {name}"), &json)
+}

@@ -1,0 +1,8 @@
+//! The command itself, as people and scripts run it.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod chunks;
+mod dev;
+mod errors;
+mod running;
+mod streams;
