@@ -1,7 +1,8 @@
 //! The `Writer` service, as producers, pushers and the command see it.
 //!
 //! A method here turns messages into words, makes one call, and turns the answer back. Decisions
-//! are made elsewhere.
+//! are made elsewhere. Calls that last end with the process by themselves, each with its own last
+//! word.
 
 mod answer;
 mod append;
@@ -55,14 +56,6 @@ pub(crate) fn starting() -> Refusal {
     Refusal::new(Reason::Unavailable, "this replica starts; retry")
 }
 
-/// Long calls end when the process does; nothing that was acknowledged depends on them.
-fn until_shutdown<T>(
-    member: &Member,
-    answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
-) -> Response<Answers<T>> {
-    Response::new(Box::pin(answers.take_until(member.shutdown.clone().cancelled_owned())))
-}
-
 /// Whose request it is. Without TLS everybody on this machine is the same caller.
 fn identity<T>(_request: &Request<T>) -> &'static str {
     "local"
@@ -80,9 +73,7 @@ impl Writer for WriterService {
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let member = self.member()?;
-        // A session ends with the process by itself, once all is answered.
-        let answers = append::answers(member, request.into_inner());
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(Box::pin(append::answers(member, request.into_inner()))))
     }
 
     async fn read(
@@ -90,8 +81,7 @@ impl Writer for WriterService {
         request: Request<pb::ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
         let member = self.member()?;
-        let items = read::items(Arc::clone(&member), request.into_inner());
-        Ok(until_shutdown(&member, items))
+        Ok(Response::new(Box::pin(read::items(member, request.into_inner()))))
     }
 
     async fn watch(
@@ -99,8 +89,9 @@ impl Writer for WriterService {
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let member = self.member()?;
-        let answers = watch::answers(Arc::clone(&member), request.into_inner())?;
-        Ok(until_shutdown(&member, answers))
+        let shutdown = member.shutdown.clone().cancelled_owned();
+        let answers = watch::answers(member, request.into_inner())?;
+        Ok(Response::new(Box::pin(answers.take_until(shutdown))))
     }
 
     async fn attach(
@@ -108,8 +99,7 @@ impl Writer for WriterService {
         request: Request<Streaming<pb::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let member = self.member()?;
-        let answers = attach::answers(Arc::clone(&member), request.into_inner());
-        Ok(until_shutdown(&member, answers))
+        Ok(Response::new(Box::pin(attach::answers(member, request.into_inner()))))
     }
 
     async fn get_stream(

@@ -120,6 +120,10 @@ pub(crate) fn wal_full(used_bytes: u64, bytes_max: u64) -> Refusal {
     .with_retry_after_ms(WAL_RETRY_AFTER_MS)
 }
 
+pub(super) fn stops() -> Refusal {
+    Refusal::new(Reason::Unavailable, "the Writer stops; ask again")
+}
+
 pub(super) fn no_stream(name: &str) -> Refusal {
     Refusal::new(Reason::NotFound, format!("there is no stream {name:?}, or no right to it"))
 }

@@ -41,7 +41,13 @@ pub(super) fn answers(
         if attachment.ended {
             return None;
         }
-        let message = match attachment.next().await {
+        let shutdown = attachment.member.shutdown.clone();
+        let next = tokio::select! {
+            biased;
+            next = attachment.next() => next,
+            () = shutdown.cancelled() => Err(answer::stops()),
+        };
+        let message = match next {
             Ok(Some(assignment)) => attach_response::Message::Assignment(assignment),
             Ok(None) => return None,
             Err(refusal) => {

@@ -31,10 +31,16 @@ pub(super) fn items(
     member: Arc<Member>,
     request: pb::ReadRequest,
 ) -> impl Stream<Item = Result<pb::ReadResponse, Status>> {
+    let shutdown = member.shutdown.clone();
     let walk = Walk::Begins(member, request);
-    stream::unfold(walk, |walk| async move {
-        let (item, walk) = walk.next().await?;
-        Some((Ok(pb::ReadResponse { item: Some(item) }), walk))
+    stream::unfold((walk, shutdown), |(walk, shutdown)| async move {
+        // Without a word, a reader could take the end of the process for the end of the stream.
+        let (item, walk) = tokio::select! {
+            biased;
+            next = walk.next() => next?,
+            () = shutdown.cancelled() => (Item::Refused(answer::stops()), Walk::Ended),
+        };
+        Some((Ok(pb::ReadResponse { item: Some(item) }), (walk, shutdown)))
     })
 }
 

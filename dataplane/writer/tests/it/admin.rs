@@ -3,7 +3,7 @@
 use pyramid_protocol::pb::v1::put_stream_result::Result as PutResult;
 use pyramid_protocol::pb::v1::{self as pb, DataState, Effect, Reason, Refusal};
 
-use crate::writer::{CLUSTER, Folder, Writer, offsets, append, refusal, subscription};
+use crate::writer::{CLUSTER, Folder, Writer, append, offsets, refusal, subscription};
 
 fn put(name: &str, uid: &str, generation: u64) -> pb::PutStream {
     let object = Some(pb::ObjectRef { uid: uid.to_owned(), generation });
@@ -34,7 +34,10 @@ async fn an_empty_replica_waits_and_is_founded_once() {
     let empty = info(&mut writer).await;
     assert_eq!((empty.data_state(), empty.node_id, empty.leader), (DataState::Empty, 0, false));
     let early = writer.calls.get_stream(pb::GetStreamRequest::default()).await.unwrap_err();
-    assert_eq!((refusal(early).reason(), writer.session_refusal().await), (Reason::Unavailable, Reason::Unavailable));
+    assert_eq!(
+        (refusal(early).reason(), writer.session_refusal().await),
+        (Reason::Unavailable, Reason::Unavailable)
+    );
     let early = writer.admin.list_config(pb::ListConfigRequest::default()).await.unwrap_err();
     assert_eq!(refusal(early).reason(), Reason::Unavailable);
     let short = pb::BootstrapRequest { cluster_id: vec![7; 15].into() };
@@ -162,8 +165,13 @@ async fn the_configuration_comes_in_pages_with_a_hash_of_what_was_declared() {
     assert_eq!(all.next, "");
     let found: Vec<_> =
         all.objects.iter().map(|object| (object.kind.as_str(), object.name.as_str())).collect();
-    let expected =
-        [("stream", "a/x"), ("stream", "b"), ("stream", "c"), ("subscription", "s"), ("subscription", "t")];
+    let expected = [
+        ("stream", "a/x"),
+        ("stream", "b"),
+        ("stream", "c"),
+        ("subscription", "s"),
+        ("subscription", "t"),
+    ];
     assert_eq!(found, expected);
     let of_t = pb::ObjectRef { uid: "uid of t".into(), generation: 3 };
     assert_eq!(all.objects[4].object, Some(of_t));

@@ -87,8 +87,7 @@ async fn a_directory_has_one_process() {
     let error = folder.try_start(&[]).await.map(|_| ()).unwrap_err();
     assert_eq!(error.exit_code(), 73);
     let (code, printed) = ends(program(folder.path(), &[])).await;
-    let expected =
-        line("open the data directory: the data directory is in use by another process");
+    let expected = line("open the data directory: the data directory is in use by another process");
     assert_eq!((code, printed), (Some(73), expected));
     writer.stop().await;
     folder.start(&[]).await.stop().await;
@@ -190,9 +189,7 @@ async fn a_disk_that_fails_ends_the_replica_and_no_acknowledged_record() {
     disk.fail_at(disk.operations(), std::io::ErrorKind::Other);
     // The next block fails: that of an append, or the idle one before it.
     let mut acknowledged = 1;
-    let requests = async {
-        while session.requests.send(append("a", &["x"])).await.is_ok() {}
-    };
+    let requests = async { while session.requests.send(append("a", &["x"])).await.is_ok() {} };
     let answers = async {
         while let Ok(Some(answer)) = session.answers.message().await {
             match answer.answer.unwrap() {

@@ -16,6 +16,6 @@ mod producers;
 mod read;
 mod restart;
 mod shipping;
-mod watch_attach;
 mod wal;
+mod watch_attach;
 mod writer;

@@ -5,7 +5,11 @@ use pyramid_protocol::pb::v1::{self as pb, Effect, Reason};
 
 use crate::writer::{Folder, append, offsets, verdict};
 
-fn numbered(producer: &pb::InitProducerResponse, sequence: u64, values: &[&str]) -> pb::AppendRequest {
+fn numbered(
+    producer: &pb::InitProducerResponse,
+    sequence: u64,
+    values: &[&str],
+) -> pb::AppendRequest {
     let (id, epoch) = (producer.id, producer.epoch);
     let producer = Some(pb::Producer { id, epoch, sequence });
     pb::AppendRequest { producer, ..append("a", values) }
@@ -72,8 +76,7 @@ async fn a_retry_gets_the_answer_of_the_first_attempt_also_after_a_restart() {
     let mut writer = folder.found(&[]).await;
     writer.put_stream("a").await;
     let producer = writer.init_producer("a", "p", None).await.unwrap();
-    let first =
-        writer.session().await.append(numbered(&producer, 0, &["x", "y"])).await.unwrap();
+    let first = writer.session().await.append(numbered(&producer, 0, &["x", "y"])).await.unwrap();
     let retried = pb::Appended { duplicate: true, ..first };
     let again = writer.session().await.append(numbered(&producer, 0, &["x", "y"])).await.unwrap();
     assert_eq!(again, retried);

@@ -5,8 +5,8 @@ use pyramid_protocol::pb::v1::read_response::Item;
 use pyramid_protocol::pb::v1::refusal::Detail;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{Batch, Offset};
-use pyramid_storage::chunk::{ChunkReader, Start as ChunkStart};
 use pyramid_storage::Fetcher;
+use pyramid_storage::chunk::{ChunkReader, Start as ChunkStart};
 use tokio::time::timeout;
 use tonic::Streaming;
 
@@ -69,7 +69,8 @@ async fn every_offset_reads_the_same_live_mixed_and_from_chunks() {
     let appended = filled(&mut writer).await;
     check_reads(&mut writer).await;
     let live = batches(&writer.read(read("a", 0)).await);
-    let lens: Vec<_> = live.iter().map(|batch| (batch.base_offset.get(), batch.record_count)).collect();
+    let lens: Vec<_> =
+        live.iter().map(|batch| (batch.base_offset.get(), batch.record_count)).collect();
     assert_eq!(lens, [(0, 2), (2, 1), (3, 4), (7, 2)]);
     let times: Vec<_> = live.iter().map(|batch| batch.append_time_ms).collect();
     assert_eq!(times, appended.iter().map(|answer| answer.append_time_ms).collect::<Vec<_>>());
@@ -91,7 +92,8 @@ async fn every_offset_reads_the_same_live_mixed_and_from_chunks() {
 }
 
 async fn check_limits(writer: &mut Writer) {
-    let read_with = |max_records, max_bytes| pb::ReadRequest { max_records, max_bytes, ..read("a", 0) };
+    let read_with =
+        |max_records, max_bytes| pb::ReadRequest { max_records, max_bytes, ..read("a", 0) };
     let sizes: Vec<u64> =
         batches(&writer.read(read("a", 0)).await).iter().map(|b| b.encoded_len() as u64).collect();
     let two = sizes[0] + sizes[1];
@@ -170,7 +172,10 @@ async fn what_is_not_there_is_said() {
     assert_eq!(writer.trim("a", 10).await.unwrap_err().reason(), Reason::BeyondNext);
     let items = writer.read(read("a", 3)).await;
     let refusal = refused(&items);
-    assert_eq!((refusal.reason(), refusal.detail.clone()), (Reason::Trimmed, Some(Detail::FirstOffset(4))));
+    assert_eq!(
+        (refusal.reason(), refusal.detail.clone()),
+        (Reason::Trimmed, Some(Detail::FirstOffset(4)))
+    );
     let whole = pb::ReadRequest { start: None, ..read("a", 0) };
     let items = writer.read(whole.clone()).await;
     assert_eq!(items.iter().flat_map(values).collect::<Vec<_>>(), all_from(4));
@@ -225,6 +230,29 @@ async fn a_follower_gets_what_is_appended_until_the_stream_is_deleted() {
     }
     assert_eq!(next(&mut items).await, None);
     writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_is_told_that_the_writer_stops() {
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    filled(&mut writer).await;
+    let request = pb::ReadRequest { follow: true, ..read("a", 9) };
+    let mut items = writer.calls.read(request).await.unwrap().into_inner();
+    assert!(matches!(next(&mut items).await, Some(Item::Start(_))));
+    assert!(matches!(next(&mut items).await, Some(Item::CaughtUp(_))));
+    let stopped = writer.stop();
+    let last = async {
+        let last = next(&mut items).await;
+        assert_eq!(next(&mut items).await, None);
+        last
+    };
+    match tokio::join!(stopped, last).1 {
+        Some(Item::Refused(refusal)) => {
+            assert_eq!((refusal.reason(), refusal.retry), (Reason::Unavailable, true));
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

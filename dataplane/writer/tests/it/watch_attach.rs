@@ -169,3 +169,14 @@ async fn a_pusher_says_hello_once_and_first() {
     assert_eq!(pusher.refused().await, (Reason::Invalid, Effect::NoEffect, false));
     writer.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pusher_is_told_that_the_writer_stops() {
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    writer.put_subscription(subscription("s", 1, &["a"])).await.unwrap();
+    let mut pusher = Pusher::hello(&mut writer).await;
+    assert!(matches!(pusher.hears().await, Some(FromWriter::Assignment(_))));
+    let ((), refused) = tokio::join!(writer.stop(), pusher.refused());
+    assert_eq!(refused, (Reason::Unavailable, Effect::NoEffect, true));
+}

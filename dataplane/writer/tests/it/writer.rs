@@ -63,7 +63,8 @@ impl Folder {
         line.extend(["--segment-bytes".into(), (16 << 20).to_string()]);
         line.extend(["--memory-bytes-max".into(), (512 << 20).to_string()]);
         line.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        let mut config = <Args as clap::Parser>::try_parse_from(line).unwrap().replica.into_config().unwrap();
+        let mut config =
+            <Args as clap::Parser>::try_parse_from(line).unwrap().replica.into_config().unwrap();
         // Alone, a replica may stand for election at once.
         config.timing = Timing {
             heartbeat: Duration::from_millis(20),
