@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 use crate::configured::{self, object};
 use crate::data_dir::Identity;
 use crate::member::{Member, Phase};
-use crate::service::{control_refusal, recreated, starting, stream_info};
+use crate::service::{control_refusal, recreated, starting, stream_info, unexpected};
 use crate::shipper::CHUNK_BYTES_MAX;
 use crate::state::{ControlOutcome, ControlRefused};
 
@@ -252,30 +252,24 @@ async fn put_stream(
                 put
             }
         };
-        match outcome? {
-            ControlOutcome::Created | ControlOutcome::StreamPut => {
-                let info = member.view.read(|state, live| {
-                    state.stream_by_name(&name).map(|stream| stream_info(state, live, stream))
-                });
-                if let Some(info) = info {
-                    return Ok((info, created));
-                }
-                // Deleted by somebody else in between.
-                return Err(Refusal::new(Reason::NotFound, "the stream was deleted just now"));
-            }
-            // Created or deleted by somebody else in between, or a drawn id in use: look again.
-            ControlOutcome::Refused(
-                ControlRefused::NameTaken { .. }
-                | ControlRefused::NotFound
-                | ControlRefused::IdUsed,
-            ) => {}
-            ControlOutcome::Refused(refused) => return Err(control_refusal(&refused)),
-            other => {
-                return Err(Refusal::new(
-                    Reason::Internal,
-                    format!("the command was answered with {other:?}"),
-                ));
-            }
+        let outcome = outcome?;
+        if matches!(outcome, ControlOutcome::Created | ControlOutcome::StreamPut) {
+            let info = member.view.read(|state, live| {
+                state.stream_by_name(&name).map(|stream| stream_info(state, live, stream))
+            });
+            // It may have been deleted by somebody else in between.
+            let info = info
+                .ok_or_else(|| Refusal::new(Reason::NotFound, "the stream was deleted just now"))?;
+            return Ok((info, created));
+        }
+        let ControlOutcome::Refused(refused) = &outcome else { return Err(unexpected(&outcome)) };
+        // Created or deleted by somebody else in between, or a drawn id in use: look again.
+        let changed = matches!(
+            refused,
+            ControlRefused::NameTaken { .. } | ControlRefused::NotFound | ControlRefused::IdUsed
+        );
+        if !changed {
+            return Err(control_refusal(refused));
         }
     }
     Err(Refusal::new(Reason::Unavailable, "the stream keeps changing; retry"))

@@ -26,6 +26,7 @@ pub mod live;
 pub mod live_index;
 pub mod log_time;
 pub mod member;
+pub mod ports;
 pub mod raft;
 mod raft_thread;
 pub mod replica;

@@ -66,10 +66,11 @@ impl Member {
     ///
     /// As the state machine or the appender refused it.
     pub async fn command(&self, command: Command) -> Result<ControlOutcome, Refusal> {
-        match self.outcome(command).await? {
-            ControlOutcome::Refused(refused) => Err(control_refusal(&refused)),
-            outcome => Ok(outcome),
+        let outcome = self.outcome(command).await?;
+        if let ControlOutcome::Refused(refused) = &outcome {
+            return Err(control_refusal(refused));
         }
+        Ok(outcome)
     }
 
     /// The same, for callers that know what to do about a refusal of the state machine.

@@ -13,12 +13,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pyramid_protocol::limits::MESSAGE_BYTES_MAX;
-use pyramid_protocol::net::{self, Accept, TcpAccept};
+use pyramid_protocol::net::{Accept, TcpAccept};
 use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::stored::v1::command::Command;
-use pyramid_protocol::pb::v1::admin_server::AdminServer;
-use pyramid_protocol::pb::v1::writer_server::WriterServer;
 use pyramid_protocol::pb::v1::{Reason, Refusal};
 use pyramid_protocol::{Clock, Entropy, SystemClock, SystemEntropy};
 use pyramid_storage::{ClusterId, DirectoryStore, Keks, ObjectNames, ObjectStore};
@@ -27,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{AdminService, Found};
+use crate::admin::Found;
 use crate::admission::Admission;
 use crate::appender::{Appender, AppenderHandle};
 use crate::attachments::Attachments;
@@ -37,9 +34,9 @@ use crate::data_dir::{self, Contents, DataDir, Identity};
 use crate::disk::{Disk, RealDisk};
 use crate::live_index::LiveIndex;
 use crate::member::{Member, Phase};
+use crate::ports;
 use crate::raft::{self, Consensus};
 use crate::raft_thread::RaftThread;
-use crate::service::WriterService;
 use crate::shipper::{Shipper, ShipperHandle};
 use crate::state::State;
 use crate::view::View;
@@ -102,13 +99,8 @@ pub enum Error {
     #[error("raft stopped: {0}")]
     Raft(String),
     /// A port cannot be served any more.
-    #[error("serve {port}")]
-    Serve {
-        /// Which port.
-        port: &'static str,
-        /// Why.
-        source: tonic::transport::Error,
-    },
+    #[error(transparent)]
+    Serve(#[from] ports::Error),
 }
 
 impl Error {
@@ -132,7 +124,7 @@ impl Error {
                 wal::OpenError::Unsupported { .. } => 78,
             },
             Self::Log(_) => 74,
-            Self::Raft(_) | Self::Serve { .. } => 70,
+            Self::Raft(_) | Self::Serve(_) => 70,
         }
     }
 }
@@ -215,24 +207,7 @@ pub async fn run(
         Contents::Empty => Phase::Empty,
     });
     let (found, mut to_found) = mpsc::channel(1);
-    let mut servers = JoinSet::new();
-    let writer_service = WriterServer::new(WriterService::new(phases.clone()))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let admin_service = AdminServer::new(AdminService::new(phases, found))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let serve = net::server().add_service(writer_service);
-    let stop = shutdown.clone().cancelled_owned();
-    servers.spawn(async move {
-        let served = serve.serve_with_incoming_shutdown(net::incoming(writer), stop).await;
-        served.map_err(|source| Error::Serve { port: "the Writer service", source })
-    });
-    let serve = net::server().add_service(admin_service);
-    let stop = shutdown.clone().cancelled_owned();
-    servers.spawn(async move {
-        let served = serve.serve_with_incoming_shutdown(net::incoming(admin), stop).await;
-        served.map_err(|source| Error::Serve { port: "the Admin service", source })
-    });
+    let mut servers = ports::serve(phases, found, writer, admin, &shutdown);
 
     let mut running = match directory.contents() {
         Contents::Member(identity) => {
@@ -250,7 +225,10 @@ pub async fn run(
             error = failed(running.as_mut()) => break Err(error),
             Some(served) = servers.join_next() => {
                 // A server ends by itself only when its port is lost.
-                break served.unwrap_or_else(|error| Err(Error::Raft(error.to_string())));
+                break match served {
+                    Ok(served) => served.map_err(Error::Serve),
+                    Err(error) => Err(Error::Raft(error.to_string())),
+                };
             }
             Some(Found { cluster_id, founded }) = to_found.recv() => {
                 let answer = match found_here(&mut directory, cluster_id, &parts) {
@@ -304,15 +282,15 @@ fn found_here(
     cluster_id: [u8; 16],
     parts: &Parts,
 ) -> Result<Identity, Refusal> {
-    directory.found(cluster_id, FOUNDER, &*parts.entropy, &parts.wal).map_err(|error| match error {
-        data_dir::Error::Foreign { .. } => Refusal::new(
-            Reason::Foreign,
-            "this replica belongs to another cluster; give it an empty data directory",
-        ),
-        error => {
-            tracing::error!(error = &error as &dyn std::error::Error, "founding failed");
-            Refusal::new(Reason::Unavailable, "the data directory cannot be written; see the log")
+    directory.found(cluster_id, FOUNDER, &*parts.entropy, &parts.wal).map_err(|error| {
+        if let data_dir::Error::Foreign { .. } = error {
+            return Refusal::new(
+                Reason::Foreign,
+                "this replica belongs to another cluster; give it an empty data directory",
+            );
         }
+        tracing::error!(error = &error as &dyn std::error::Error, "founding failed");
+        Refusal::new(Reason::Unavailable, "the data directory cannot be written; see the log")
     })
 }
 

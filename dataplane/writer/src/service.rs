@@ -21,7 +21,7 @@ use tokio::sync::watch as tokio_watch;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use self::answer::{control_refusal, failure as command_failure, recreated, wal_full};
-pub(crate) use self::streams::stream_info;
+pub(crate) use self::streams::{stream_info, unexpected};
 use crate::member::{Member, Phase};
 
 /// Answers of a call that has many.
@@ -90,7 +90,7 @@ impl Writer for WriterService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let member = self.member()?;
         let shutdown = member.shutdown.clone().cancelled_owned();
-        let answers = watch::answers(member, request.into_inner())?;
+        let answers = watch::answers(member, request.get_ref())?;
         Ok(Response::new(Box::pin(answers.take_until(shutdown))))
     }
 

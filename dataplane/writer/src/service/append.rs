@@ -12,7 +12,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use futures::{Stream, stream};
-use pyramid_protocol::limits::APPEND_BYTES_MAX;
+use pyramid_protocol::limits::{APPEND_BYTES_MAX, STREAM_NAME_BYTES_MAX};
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{Offset, Records, StreamId, StreamName};
 use tokio::sync::oneshot;
@@ -175,7 +175,10 @@ impl Session {
                 self.waiting.push_back(Waiting::Queued { stream, bytes, answer });
             }
             Err(refusal) => {
-                self.broken.insert(stream);
+                // A longer name is refused whenever it comes, and is not worth the memory.
+                if stream.len() <= STREAM_NAME_BYTES_MAX {
+                    self.broken.insert(stream);
+                }
                 self.waiting.push_back(Waiting::Ready(answer::append_response(Err(refusal))));
             }
         }
@@ -228,18 +231,9 @@ impl Session {
                 "the records do not match records_crc32c; they were damaged on their way, send them again",
             ));
         }
-        let expectation = expected_next_offset
-            .map(|offset| {
-                Expectation::new(epoch, Offset::new(offset))
-                    .ok_or_else(|| answer::invalid("expected_next_offset is out of range"))
-            })
-            .transpose()?;
-        let stamped = producer
-            .map(|pb::Producer { id, epoch, sequence }| {
-                Producer::new(id, epoch, sequence)
-                    .ok_or_else(|| answer::invalid("a producer's id is 1 to 2^53 - 1"))
-            })
-            .transpose()?;
+        let expectation =
+            expected_next_offset.map(|offset| expectation(epoch, offset)).transpose()?;
+        let stamped = producer.map(stamped).transpose()?;
         check_open(member, &stream, state.stream_id, stamped.is_some())?;
         let usage = member.wal.usage();
         if usage.refuses_appends() {
@@ -290,6 +284,17 @@ impl StreamState {
             producer: None,
         })
     }
+}
+
+fn expectation(epoch: u32, offset: u64) -> Result<Expectation, Refusal> {
+    Expectation::new(epoch, Offset::new(offset))
+        .ok_or_else(|| answer::invalid("expected_next_offset is out of range"))
+}
+
+fn stamped(producer: pb::Producer) -> Result<Producer, Refusal> {
+    let pb::Producer { id, epoch, sequence } = producer;
+    Producer::new(id, epoch, sequence)
+        .ok_or_else(|| answer::invalid("a producer's id is 1 to 2^53 - 1"))
 }
 
 fn producer_of(request: &pb::AppendRequest) -> Option<(u64, u32)> {

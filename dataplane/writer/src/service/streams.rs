@@ -177,10 +177,9 @@ pub(super) async fn trim(
         stream_id: stream.id.get(),
         first_offset: request.first_offset,
     });
-    match member.command(command).await? {
-        ControlOutcome::Trimmed { first } => Ok(pb::TrimResponse { first_offset: first.get() }),
-        other => Err(unexpected(&other)),
-    }
+    let outcome = member.command(command).await?;
+    let ControlOutcome::Trimmed { first } = outcome else { return Err(unexpected(&outcome)) };
+    Ok(pb::TrimResponse { first_offset: first.get() })
 }
 
 /// Cuts what is there now. Several chunks, if it is more than one may hold.
@@ -195,6 +194,6 @@ pub(super) async fn seal(
     Ok(pb::SealResponse { sealed_offset: Offset::get(sealed) })
 }
 
-pub(super) fn unexpected(outcome: &ControlOutcome) -> Refusal {
+pub(crate) fn unexpected(outcome: &ControlOutcome) -> Refusal {
     Refusal::new(Reason::Internal, format!("the command was answered with {outcome:?}"))
 }

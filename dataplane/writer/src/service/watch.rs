@@ -39,8 +39,8 @@ struct Following {
 
 pub(super) fn answers(
     member: Arc<Member>,
-    request: pb::WatchRequest,
-) -> Result<impl Stream<Item = Result<pb::WatchResponse, Status>>, Refusal> {
+    request: &pb::WatchRequest,
+) -> Result<impl Stream<Item = Result<pb::WatchResponse, Status>> + use<>, Refusal> {
     if request.streams.len() > STREAMS_MAX {
         return Err(answer::invalid(format!("a call watches at most {STREAMS_MAX} streams")));
     }

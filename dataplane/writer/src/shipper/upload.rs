@@ -164,11 +164,10 @@ impl Uploader {
         put.map_err(Error::Store)?;
         let command =
             Command::StreamKeyStored(stored::StreamKeyStored { stream_id: stream.id.get(), r });
-        match self.command(command).await? {
+        match self.command(command).await {
             // Deleted meanwhile: the next look finds nothing.
-            ControlOutcome::KeyStored { .. }
-            | ControlOutcome::Refused(ControlRefused::NotFound) => Ok(()),
-            other => Err(refused(other)),
+            Ok(()) | Err(Error::Refused(ControlRefused::NotFound)) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -250,8 +249,8 @@ impl Uploader {
             digest_before: sealed.digest_before().to_vec().into(),
             digest_after: sealed.digest_after().to_vec().into(),
         });
-        match self.command(command).await? {
-            ControlOutcome::Committed => {
+        match self.command(command).await {
+            Ok(()) => {
                 tracing::debug!(
                     stream = %stream_id,
                     base = seal.base_offset,
@@ -262,22 +261,18 @@ impl Uploader {
                 Ok(Attempt::Done)
             }
             // Another leader was faster, or the stream is deleted: the object is an orphan.
-            ControlOutcome::Refused(ControlRefused::IntentClosed | ControlRefused::NotFound) => {
+            Err(Error::Refused(ControlRefused::IntentClosed | ControlRefused::NotFound)) => {
                 Ok(Attempt::Done)
             }
-            other => Err(refused(other)),
+            Err(error) => Err(error),
         }
     }
 
-    async fn command(&self, command: Command) -> Result<ControlOutcome, Error> {
+    async fn command(&self, command: Command) -> Result<(), Error> {
         let (_, applied) = self.appender.command(command).await.map_err(Error::Log)?;
-        Ok(applied.control.clone().expect("a CONTROL entry has an outcome"))
-    }
-}
-
-fn refused(outcome: ControlOutcome) -> Error {
-    match outcome {
-        ControlOutcome::Refused(refused) => Error::Refused(refused),
-        other => unreachable!("the command was answered as another one: {other:?}"),
+        if let Some(ControlOutcome::Refused(refused)) = &applied.control {
+            return Err(Error::Refused(refused.clone()));
+        }
+        Ok(())
     }
 }

@@ -29,11 +29,13 @@ fn all_from(from: u64) -> Vec<(u64, String)> {
 }
 
 fn batches(items: &[Item]) -> Vec<Batch> {
-    let batches = items.iter().filter_map(|item| match item {
-        Item::Batches(batches) => Some(batches.batches.clone()),
-        _ => None,
-    });
-    batches.flatten().map(|bytes| Batch::decode(bytes).unwrap()).collect()
+    let mut found = Vec::new();
+    for item in items {
+        if let Item::Batches(batches) = item {
+            found.extend(batches.batches.iter().map(|bytes| Batch::decode(bytes.clone()).unwrap()));
+        }
+    }
+    found
 }
 
 fn refused(items: &[Item]) -> &Refusal {

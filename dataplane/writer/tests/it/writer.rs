@@ -382,6 +382,7 @@ pub(crate) fn subscription(name: &str, generation: u64, streams: &[&str]) -> pb:
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "fits map_err")]
 pub(crate) fn refusal(status: tonic::Status) -> Refusal {
     Refusal::from_status(&status)
 }

@@ -1,0 +1,50 @@
+//! The ports of a replica and what is served there.
+
+use pyramid_protocol::limits::MESSAGE_BYTES_MAX;
+use pyramid_protocol::net::{self, Accept};
+use pyramid_protocol::pb::v1::admin_server::AdminServer;
+use pyramid_protocol::pb::v1::writer_server::WriterServer;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{AdminService, Found};
+use crate::member::Phase;
+use crate::service::WriterService;
+
+/// A port cannot be served any more. The process must end.
+#[derive(Debug, thiserror::Error)]
+#[error("serve {port}")]
+pub struct Error {
+    port: &'static str,
+    source: tonic::transport::Error,
+}
+
+/// Serves both ports in every phase, until `shutdown`; then waits for the calls that are there.
+pub(crate) fn serve(
+    phase: watch::Receiver<Phase>,
+    found: mpsc::Sender<Found>,
+    writer: Box<dyn Accept>,
+    admin: Box<dyn Accept>,
+    shutdown: &CancellationToken,
+) -> JoinSet<Result<(), Error>> {
+    let writer_service = WriterServer::new(WriterService::new(phase.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let admin_service = AdminServer::new(AdminService::new(phase, found))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut servers = JoinSet::new();
+    let serve = net::server().add_service(writer_service);
+    let stop = shutdown.clone().cancelled_owned();
+    servers.spawn(async move {
+        let served = serve.serve_with_incoming_shutdown(net::incoming(writer), stop).await;
+        served.map_err(|source| Error { port: "the Writer service", source })
+    });
+    let serve = net::server().add_service(admin_service);
+    let stop = shutdown.clone().cancelled_owned();
+    servers.spawn(async move {
+        let served = serve.serve_with_incoming_shutdown(net::incoming(admin), stop).await;
+        served.map_err(|source| Error { port: "the Admin service", source })
+    });
+    servers
+}
