@@ -214,21 +214,6 @@ async fn a_disk_that_fails_ends_the_replica_and_no_acknowledged_record() {
     writer.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_cannot_be_closed_is_no_clean_stop() {
-    let folder = Folder::new();
-    let disk = SimDisk::new();
-    let of_replica = Arc::new(disk.clone());
-    let config = folder.config(&[]);
-    let started = folder.try_start_with(config, |parts| parts.disk = of_replica).await;
-    let mut writer = started.unwrap();
-    writer.bootstrap(CLUSTER).await.unwrap();
-    writer.put_stream("a").await;
-    disk.crash_at(disk.operations());
-    let error = writer.stopped().await.unwrap_err();
-    assert_eq!(error.exit_code(), 74, "{error:?}");
-}
-
 /// Ends the program with the test, whatever becomes of the test.
 struct Running(Child);
 

@@ -216,13 +216,8 @@ impl Writer {
     }
 
     pub(crate) async fn stop(self) {
-        self.stopped().await.expect("a clean stop");
-    }
-
-    /// Stops the replica and says how it ended.
-    pub(crate) async fn stopped(self) -> Result<(), replica::Error> {
         self.shutdown.cancel();
-        self.ended().await
+        self.ended().await.expect("a clean stop");
     }
 
     pub(crate) async fn put_stream(&mut self, name: &str) -> pb::StreamInfo {
