@@ -5,7 +5,7 @@
 set -euo pipefail
 
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-programs="${CARGO_TARGET_DIR:-$here/../../../target}/release"
+programs="${PROGRAMS:-${CARGO_TARGET_DIR:-$here/../../../target}/release}"
 for program in pyramid orders; do
     [[ -x "$programs/$program" ]] || { echo "build $program first: make demo" >&2; exit 1; }
 done

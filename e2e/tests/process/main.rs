@@ -10,6 +10,7 @@
 )]
 
 mod audit;
+mod demo;
 mod kill;
 mod load;
 mod readers;
