@@ -181,7 +181,8 @@ impl Service {
             Some(Start::Offset(offset)) => read::Start::Offset(Offset::new(offset)),
             Some(Start::TimeMs(time_ms)) => read::Start::TimeMs(time_ms),
             Some(Start::LastRecords(records)) => read::Start::LastRecords(records),
-            None => return Err(invalid("start is missing; set offset, time_ms or last_records")),
+            // From the first record that is kept, as the Writer does.
+            None => read::Start::LastRecords(u64::MAX),
         };
         let stream_id = match stream_id.map(StreamId::new) {
             Some(None) => return Err(invalid("stream_id is 1 to 2^53 - 1")),

@@ -12,6 +12,9 @@ use pyramid_protocol::pb::v1::refusal::Detail;
 use pyramid_protocol::pb::v1::{self as pb, PushState, Reason, Refusal, StartFrom};
 use pyramid_protocol::{Offset, Position, StreamId};
 
+/// Most bytes of an application's reason that are kept.
+const REASON_BYTES_MAX: usize = 1000;
+
 /// What was pushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pushed {
@@ -201,7 +204,9 @@ pub fn next_step(pushed: &Pushed, answer: Option<Answer>) -> Result<Step, Nonsen
         Answer::NotReady(pb::NotReady { retry_after_ms }) => {
             Ok(Step::Wait(Some(Duration::from_millis(retry_after_ms.into()))))
         }
-        Answer::Rejected(pb::Rejected { offset, reason }) => {
+        Answer::Rejected(pb::Rejected { offset, mut reason }) => {
+            // It is reported and logged again and again.
+            reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
             let offset = Offset::new(offset);
             let end = pushed.next.offset.get();
             let pushed_range = end.saturating_sub(pushed.records)..end;

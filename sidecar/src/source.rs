@@ -11,6 +11,9 @@ use pyramid_client::{ByteBudget, Client, Reader};
 use pyramid_protocol::limits::PUSH_BYTES_MAX;
 use pyramid_protocol::{Batch, Offset, Position, StreamName, batch};
 
+/// Tag and length in front of a batch in a push. Unit: bytes.
+const FIELD_LEN_MAX: usize = 6;
+
 /// One stream reads ahead until it holds this much, a push on its way and two that follow, while
 /// at least half of the pusher's budget is free; else one push only, so that a stream that stands
 /// still does not starve the others.
@@ -165,7 +168,7 @@ impl Source {
         let mut load = Load { batches: Vec::new(), records: 0, next: self.position };
         let mut bytes = 0;
         for Piece { encoded, batch, .. } in &self.buffered {
-            bytes += encoded.len();
+            bytes += encoded.len() + FIELD_LEN_MAX;
             if bytes > bytes_max && !load.batches.is_empty() {
                 break;
             }

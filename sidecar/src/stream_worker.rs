@@ -122,6 +122,10 @@ impl StreamWorker {
             // A new process may be able to do what the old one could not.
             self.halt.take_if(|halt| matches!(halt, Halt::Rejected { .. }));
         }
+        // Also while reading fails: a lost database must show on any stream.
+        if self.halt.is_none() && self.last_push.elapsed() >= self.shared.timing.idle_ask {
+            self.must_ask = true;
+        }
         match self.stored {
             None => self.first_push().await,
             Some(stored) if self.must_ask => self.ask(stored).await,

@@ -13,6 +13,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_stream::Stream;
 use tonic::codegen::http::Uri;
 use tonic::transport::server::Connected;
@@ -26,6 +27,14 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Calls that one connection may have at once.
+const CALLS_PER_CONNECTION_MAX: u32 = 1024;
+/// Connections that one port has at once; more wait until one ends.
+const CONNECTIONS_MAX: usize = 4096;
+/// A listener that cannot take a connection, because the process has no more files, is left alone
+/// for this long.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// Bytes in both directions.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -68,6 +77,8 @@ impl Accept for Box<dyn Accept> {
 pub struct Accepted {
     io: BoxIo,
     peer: Peer,
+    /// Its place among [`CONNECTIONS_MAX`].
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl fmt::Debug for Accepted {
@@ -89,7 +100,7 @@ impl Accepted {
     /// A connection from `peer`.
     #[must_use]
     pub fn new(io: BoxIo, peer: Peer) -> Self {
-        Self { io, peer }
+        Self { io, peer, _place: None }
     }
 }
 
@@ -223,21 +234,31 @@ pub fn server() -> Server {
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
 }
 
 /// The connections of `accept`, for `serve_with_incoming`. Ends never; errors are for one
 /// connection each.
 pub fn incoming(accept: impl Accept) -> impl Stream<Item = io::Result<Accepted>> {
     let accept = Arc::new(accept);
-    AcceptStream { next: Box::pin(next(Arc::clone(&accept))), accept }
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    AcceptStream { next: Box::pin(next(Arc::clone(&accept), Arc::clone(&places))), accept, places }
 }
 
-async fn next(accept: Arc<impl Accept>) -> io::Result<Accepted> {
-    accept.accept().await
+async fn next(accept: Arc<impl Accept>, places: Arc<Semaphore>) -> io::Result<Accepted> {
+    let place = places.acquire_owned().await.expect("the places are never closed");
+    match accept.accept().await {
+        Ok(accepted) => Ok(Accepted { _place: Some(place), ..accepted }),
+        Err(error) => {
+            tokio::time::sleep(ACCEPT_BACKOFF).await;
+            Err(error)
+        }
+    }
 }
 
 struct AcceptStream<A> {
     accept: Arc<A>,
+    places: Arc<Semaphore>,
     next: Pin<Box<dyn Future<Output = io::Result<Accepted>> + Send>>,
 }
 
@@ -246,7 +267,38 @@ impl<A: Accept> Stream for AcceptStream<A> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let accepted = std::task::ready!(self.next.as_mut().poll(cx));
-        self.next = Box::pin(next(Arc::clone(&self.accept)));
+        self.next = Box::pin(next(Arc::clone(&self.accept), Arc::clone(&self.places)));
         Poll::Ready(Some(accepted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_stream::StreamExt;
+
+    use super::*;
+
+    /// Always has another connection.
+    struct Crowd;
+
+    #[tonic::async_trait]
+    impl Accept for Crowd {
+        async fn accept(&self) -> io::Result<Accepted> {
+            let (here, _there) = tokio::io::duplex(1);
+            Ok(Accepted::new(Box::new(here), Peer::default()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_takes_4096_connections_and_the_next_when_one_ends() {
+        let mut incoming = std::pin::pin!(incoming(Crowd));
+        let mut taken = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            taken.push(incoming.next().await.unwrap().unwrap());
+        }
+        let wait = Duration::from_secs(1);
+        assert!(tokio::time::timeout(wait, incoming.next()).await.is_err(), "one too many");
+        taken.pop();
+        assert!(tokio::time::timeout(wait, incoming.next()).await.is_ok());
     }
 }

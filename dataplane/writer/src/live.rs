@@ -3,12 +3,16 @@
 use std::io;
 
 use bytes::Bytes;
+use pyramid_protocol::batch::FIXED_LEN;
 use pyramid_protocol::{Batch, Offset, StreamId};
 
 use crate::entry::{self, stored_append};
 use crate::live_index::LiveBatch;
 use crate::view::View;
 use crate::wal::{self, Wal};
+
+/// Tag and length in front of a batch in an answer. Unit: bytes.
+const FIELD_LEN_MAX: usize = 6;
 
 /// Why live batches cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +40,8 @@ pub enum Error {
     },
 }
 
-/// Whole batches from the one that holds `from` on: at least one, then up to `bytes_max` or `end`.
+/// Whole batches from the one that holds `from` on: at least one, then up to `bytes_max` encoded
+/// bytes or `end`.
 /// Empty if `from` is at or above `end`.
 ///
 /// # Errors
@@ -73,7 +78,8 @@ fn places(live: impl Iterator<Item = LiveBatch>, end: Offset, bytes_max: usize) 
     let mut bytes = 0;
     let mut places: Vec<LiveBatch> = Vec::new();
     for place in live.take_while(|place| place.base < end) {
-        bytes += usize::try_from(place.len_bytes).unwrap_or(usize::MAX);
+        // In an answer a batch takes its fixed fields and the tag and length of its field as well.
+        bytes += usize::try_from(place.len_bytes).unwrap_or(usize::MAX) + FIXED_LEN + FIELD_LEN_MAX;
         if bytes > bytes_max && !places.is_empty() {
             break;
         }

@@ -28,6 +28,10 @@ use pyramid_protocol::{Offset, StreamId};
 use crate::state::{Applied, Change, Written};
 use block::Block;
 
+/// Blocks of batches that one Seal covers at most: about a million batches. In a chunk, and while
+/// it is built, a batch takes more than its record bytes.
+const SEAL_BLOCKS_MAX: usize = 8192;
+
 /// One live batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LiveBatch {
@@ -188,7 +192,7 @@ impl LiveIndex {
     }
 
     /// The next range to seal: at least one batch, then whole batches up to `bytes_max` record
-    /// bytes. `None`: all is sealed.
+    /// bytes and [`SEAL_BLOCKS_MAX`] blocks. `None`: all is sealed.
     #[must_use]
     pub fn seal_range(&self, stream_id: StreamId, bytes_max: u64) -> Option<SealRange> {
         self.streams.get(&stream_id)?.seal_range(bytes_max)
@@ -333,12 +337,15 @@ impl Stream {
         let Border { batch: first, bytes_before } = self.unsealed?;
         let base = first.base;
         let limit = bytes_before.saturating_add(bytes_max);
-        if self.end_bytes <= limit {
+        let blocks_before = self.blocks.partition_point(|block| block.first().base <= base);
+        let blocks_end = blocks_before.saturating_sub(1) + SEAL_BLOCKS_MAX;
+        if self.end_bytes <= limit && self.blocks.len() <= blocks_end {
             let (next, len_bytes) = (self.last.next(), self.end_bytes - bytes_before);
             return Some(SealRange { base, next, len_bytes });
         }
         let reached =
             self.blocks.partition_point(|block| block.first_border().bytes_before <= limit);
+        let reached = reached.min(blocks_end);
         let last = self
             .blocks
             .range(reached.saturating_sub(1)..)

@@ -142,6 +142,16 @@ fn only_a_pushed_record_can_be_rejected() {
 }
 
 #[test]
+fn a_long_reason_is_cut_to_1000_bytes_between_two_characters() {
+    for (reason, kept) in [("é".repeat(500), 1000), (format!("x{}", "é".repeat(500)), 999)] {
+        let answer = Answer::Rejected(Rejected { offset: 4, reason: reason.clone() });
+        let pushed = Pushed { base: Some(at(4)), next: at(5), records: 1 };
+        let halt = Halt::Rejected { offset: Offset::new(4), reason: reason[..kept].to_owned() };
+        assert_eq!(next_step(&pushed, Some(answer)), Ok(Step::Halt(halt)));
+    }
+}
+
+#[test]
 fn positions_without_a_stream_id_and_empty_answers_are_nonsense() {
     let none = Some(pb::Position { stream_id: 0, epoch: 1, offset: 12 });
     let accepted = |next| Some(Answer::Accepted(Accepted { next }));

@@ -35,7 +35,7 @@ fn offsets(load: &Load) -> Vec<u64> {
 #[tokio::test]
 async fn a_push_holds_whole_batches_up_to_its_size_and_at_least_one() {
     let batches = [batch(10, 2, 100), batch(12, 2, 100), batch(14, 2, 100)];
-    let two = batches[0].encoded_len() + batches[1].encoded_len();
+    let two = batches[0].encoded_len() + batches[1].encoded_len() + 2 * FIELD_LEN_MAX;
     let (source, _budget) = source(batches.to_vec()).await;
     for (bytes_max, base_offsets, next) in [
         (0, vec![10], 12),

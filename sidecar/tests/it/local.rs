@@ -158,8 +158,17 @@ async fn a_local_reader_is_told_why_it_cannot_go_on() {
         panic!("a read ahead of the stream was not refused");
     };
     assert_eq!(refusal.reason(), Reason::BeyondNext);
-    let status = local.read(pb::ReadRequest { start: None, ..read }).await.unwrap_err();
-    assert_eq!(status.code(), Code::InvalidArgument);
+    let nameless = pb::ReadRequest { stream: String::new(), ..read.clone() };
+    assert_eq!(local.read(nameless).await.unwrap_err().code(), Code::InvalidArgument);
+
+    // Without a start it begins at the first record, as at the Writer.
+    let unset = pb::ReadRequest { start: None, ..read };
+    let mut items = local.read(unset).await.unwrap().into_inner();
+    let Some(pb::ReadResponse { item: Some(Item::Start(start)) }) = items.message().await.unwrap()
+    else {
+        panic!("a read without a start was refused");
+    };
+    assert_eq!(start.position.unwrap().offset, 0);
 }
 
 fn wait(offset: u64, timeout_ms: u32) -> pb::WaitAppliedRequest {

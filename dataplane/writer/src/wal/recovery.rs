@@ -235,7 +235,13 @@ impl<'a> Scan<'a> {
             if len != self.config.segment_bytes || start % self.config.segment_bytes != 0 {
                 return Err(quarantined(
                     start,
-                    format!("{path} has {len} bytes, not {}", self.config.segment_bytes),
+                    // The size cannot be told from the file alone: a file that was cut looks
+                    // like one of another size.
+                    format!(
+                        "{path} has {len} bytes, not {}; if the segment size in the settings was \
+                         changed, set it back",
+                        self.config.segment_bytes
+                    ),
                 ));
             }
         }
