@@ -188,7 +188,7 @@ impl Admin for AdminService {
 }
 
 fn info(member: &Member) -> pb::GetInfoResponse {
-    let usage = member.wal.usage();
+    let usage = member.usage();
     let log = member.wal.log_state();
     member.view.read(|state, _| {
         let applied = state.applied();

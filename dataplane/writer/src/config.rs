@@ -7,11 +7,13 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 
 use crate::raft::Timing;
-use crate::shipper::Defaults;
+use crate::shipper::{CHUNK_MEMORY, Defaults, UPLOADS_MAX};
 
-/// Share of the memory limit that live cache, live index and bytes in flight take together.
+/// Parts of the memory limit: the live cache, bytes in flight, uploads. The live index counts in the
+/// budget of the log instead, since it grows with it.
 const CACHE_PART: u64 = 4;
 const IN_FLIGHT_PART: u64 = 16;
+const UPLOADS_PART: u64 = 4;
 
 /// Bytes in flight at most, whatever the memory. Unit: bytes.
 const IN_FLIGHT_BYTES_MAX: u64 = 256 << 20;
@@ -179,7 +181,11 @@ impl ReplicaArgs {
             object_directory,
             object_prefix,
             kek_file,
-            chunks: Defaults { chunk_bytes, chunk_age: Duration::from_millis(chunk_age_ms) },
+            chunks: Defaults {
+                chunk_bytes,
+                chunk_age: Duration::from_millis(chunk_age_ms),
+                uploads_max: uploads_max(memory, chunk_bytes),
+            },
             wal_bytes_max,
             segment_bytes,
             cache_bytes_max: memory / CACHE_PART,
@@ -196,6 +202,12 @@ impl ReplicaArgs {
     }
 }
 
+/// At least one, or nothing is ever shipped.
+fn uploads_max(memory: u64, chunk_bytes: u64) -> usize {
+    let uploads = memory / UPLOADS_PART / (CHUNK_MEMORY * chunk_bytes);
+    usize::try_from(uploads).unwrap_or(UPLOADS_MAX).clamp(1, UPLOADS_MAX)
+}
+
 /// The cgroup's limit, else the machine's memory. Unit: bytes.
 fn memory_limit() -> u64 {
     let read = |path: &str| std::fs::read_to_string(path).ok();
@@ -210,4 +222,18 @@ fn memory_limit() -> u64 {
     // Unknown: small enough for any machine.
     let machine = machine.unwrap_or(1 << 30);
     cgroup.map_or(machine, |limit: u64| limit.min(machine))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uploads_take_a_quarter_of_the_memory_and_one_is_always_allowed() {
+        let chunk = 8 << 20;
+        assert_eq!(uploads_max(1 << 30, chunk), 4);
+        assert_eq!(uploads_max(4 * 4 * 2 * chunk, chunk), 2);
+        assert_eq!(uploads_max(4 * 4 * 2 * chunk - 1, chunk), 1);
+        assert_eq!(uploads_max(64 << 20, 64 << 20), 1);
+    }
 }

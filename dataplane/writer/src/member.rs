@@ -17,7 +17,7 @@ use crate::service::{command_failure, control_refusal, wal_full};
 use crate::shipper::ShipperHandle;
 use crate::state::ControlOutcome;
 use crate::view::View;
-use crate::wal::Wal;
+use crate::wal::{Usage, Wal};
 
 /// Whether this replica holds data, and whether it serves it yet.
 #[derive(Clone)]
@@ -73,6 +73,13 @@ impl Member {
         Ok(outcome)
     }
 
+    /// How much of the log's budget is used; the live index counts, since it grows with the log.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let memory_bytes = self.view.read(|_, live| live.memory_bytes());
+        self.wal.usage().with(memory_bytes)
+    }
+
     /// The same, for callers that know what to do about a refusal of the state machine.
     ///
     /// # Errors
@@ -83,9 +90,9 @@ impl Member {
     ///
     /// If the state machine has no outcome for a command.
     pub async fn outcome(&self, command: Command) -> Result<ControlOutcome, Refusal> {
-        let usage = self.wal.usage();
+        let usage = self.usage();
         if usage.refuses_appends() && !frees_space(&command) {
-            return Err(wal_full(usage.used_bytes, usage.max_bytes));
+            return Err(wal_full(usage));
         }
         let (_, applied) = self.appender.command(command).await.map_err(command_failure)?;
         Ok(applied.control.clone().expect("a CONTROL entry has an outcome"))

@@ -93,7 +93,10 @@ pub enum Error {
     #[error("open the write-ahead log")]
     OpenLog(#[source] wal::OpenError),
     /// The disk failed under the log. Nothing unflushed was acknowledged; mend the volume, restart.
-    #[error("the write-ahead log stopped")]
+    #[error(
+        "the write-ahead log stopped; nothing that was not flushed was acknowledged, mend the \
+         cause and start again"
+    )]
     Log(#[source] wal::Fatal),
     /// Raft stopped by itself.
     #[error("raft stopped: {0}")]
@@ -123,7 +126,8 @@ impl Error {
                 wal::OpenError::Foreign { .. } => 76,
                 wal::OpenError::Unsupported { .. } => 78,
             },
-            Self::Log(_) => 74,
+            Self::Log(wal::Fatal::Io { .. }) => 74,
+            Self::Log(wal::Fatal::BudgetUsedUp { .. }) => 78,
             Self::Raft(_) | Self::Serve(_) => 70,
         }
     }
@@ -232,15 +236,16 @@ pub async fn run(
             }
             Some(Found { cluster_id, founded }) = to_found.recv() => {
                 let answer = match found_here(&mut directory, cluster_id, &parts) {
-                    Ok(identity) if running.is_none() => {
+                    Ok(Ok(identity)) if running.is_none() => {
                         phase.send_replace(Phase::Starting(identity));
                         let started = Running::start(&parts, identity, &shutdown).await?;
                         phase.send_replace(Phase::Serving(Arc::clone(&started.member)));
                         running = Some(started);
                         Ok(identity.node_id)
                     }
-                    Ok(identity) => Ok(identity.node_id),
-                    Err(refusal) => Err(refusal),
+                    Ok(Ok(identity)) => Ok(identity.node_id),
+                    Ok(Err(refusal)) => Err(refusal),
+                    Err(error) => break Err(error),
                 };
                 // The caller may be gone; it asks again.
                 drop(founded.send(answer));
@@ -281,17 +286,16 @@ fn found_here(
     directory: &mut DataDir,
     cluster_id: [u8; 16],
     parts: &Parts,
-) -> Result<Identity, Refusal> {
-    directory.found(cluster_id, FOUNDER, &*parts.entropy, &parts.wal).map_err(|error| {
-        if let data_dir::Error::Foreign { .. } = error {
-            return Refusal::new(
-                Reason::Foreign,
-                "this replica belongs to another cluster; give it an empty data directory",
-            );
-        }
-        tracing::error!(error = &error as &dyn std::error::Error, "founding failed");
-        Refusal::new(Reason::Unavailable, "the data directory cannot be written; see the log")
-    })
+) -> Result<Result<Identity, Refusal>, Error> {
+    match directory.found(cluster_id, FOUNDER, &*parts.entropy, &parts.wal) {
+        Ok(identity) => Ok(Ok(identity)),
+        Err(data_dir::Error::Foreign { .. }) => Ok(Err(Refusal::new(
+            Reason::Foreign,
+            "this replica belongs to another cluster; give it an empty data directory",
+        ))),
+        // After a failed sync nothing is known about the files: a new process founds again.
+        Err(error) => Err(Error::DataDir(error)),
+    }
 }
 
 /// What a member is made of.

@@ -31,8 +31,12 @@ use crate::wal::Wal;
 /// How often the shipper looks for something to seal. A seal by size is at most this late.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Chunks that are built and uploaded at once. Each takes about three times its size of memory.
-const UPLOADS_MAX: usize = 4;
+/// Chunks that are built and uploaded at once, if memory allows.
+pub const UPLOADS_MAX: usize = 4;
+
+/// Memory that building a chunk takes, in sizes of the chunk: batches, ciphertext, and what is
+/// opened again to be compared.
+pub const CHUNK_MEMORY: u64 = 4;
 
 /// When streams are cut that say nothing themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub struct Defaults {
     pub chunk_bytes: u64,
     /// Seal when the oldest unsealed record is this old.
     pub chunk_age: Duration,
+    /// Chunks that are built and uploaded at once: what the memory limit leaves for them.
+    pub uploads_max: usize,
 }
 
 /// Seals streams, on command or when it is due.
@@ -123,7 +129,7 @@ impl Shipper {
             appender: handle.appender.clone(),
             chunks,
             entropy,
-            slots: Semaphore::new(UPLOADS_MAX),
+            slots: Semaphore::new(handle.defaults.uploads_max),
             founded: tokio::sync::OnceCell::new(),
         };
         Self {

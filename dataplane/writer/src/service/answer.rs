@@ -6,6 +6,7 @@ use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal, append_response};
 use crate::admission::{self, Exhausted};
 use crate::appender::{Failure, QueueFull};
 use crate::state::{Appended, ControlRefused, Outcome, Refused};
+use crate::wal::Usage;
 
 /// What a producer is told.
 pub(super) fn append_response(answer: Result<pb::Appended, Refusal>) -> pb::AppendResponse {
@@ -110,14 +111,16 @@ pub(super) fn queue_full(full: QueueFull) -> Refusal {
 /// How long a producer waits before it asks again whether there is room. Unit: milliseconds.
 const WAL_RETRY_AFTER_MS: u32 = 1_000;
 
-pub(crate) fn wal_full(used_bytes: u64, bytes_max: u64) -> Refusal {
-    Refusal::new(
-        Reason::WalFull,
+pub(crate) fn wal_full(usage: Usage) -> Refusal {
+    let Usage { used_bytes, max_bytes, is_short_of_room } = usage;
+    let message = if is_short_of_room {
+        "the disk of the write-ahead log has no room for another segment; appends and new objects are refused until there is: free space on the volume of --data-dir".to_owned()
+    } else {
         format!(
-            "the write-ahead log uses {used_bytes} of {bytes_max} bytes; appends and new objects are refused until chunks are shipped: check the object store, or raise --wal-bytes-max"
-        ),
-    )
-    .with_retry_after_ms(WAL_RETRY_AFTER_MS)
+            "the write-ahead log uses {used_bytes} of {max_bytes} bytes and this version takes none back; appends and new objects are refused: raise --wal-bytes-max and start again"
+        )
+    };
+    Refusal::new(Reason::WalFull, message).with_retry_after_ms(WAL_RETRY_AFTER_MS)
 }
 
 pub(super) fn stops() -> Refusal {

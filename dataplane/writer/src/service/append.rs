@@ -235,9 +235,9 @@ impl Session {
             expected_next_offset.map(|offset| expectation(epoch, offset)).transpose()?;
         let stamped = producer.map(stamped).transpose()?;
         check_open(member, &stream, state.stream_id, stamped.is_some())?;
-        let usage = member.wal.usage();
+        let usage = member.usage();
         if usage.refuses_appends() {
-            return Err(answer::wal_full(usage.used_bytes, usage.max_bytes));
+            return Err(answer::wal_full(usage));
         }
         let permit = member
             .admission

@@ -34,7 +34,7 @@ const PRESSURE_PERCENT: u64 = 70;
 /// How much of the budget is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// Unit: bytes of log.
+    /// Unit: bytes of log, and of the live index where it was added.
     pub used_bytes: u64,
     /// The budget. Unit: bytes.
     pub max_bytes: u64,
@@ -43,11 +43,11 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// The used share of the budget; above 1 in the reserve.
+    /// The same with what is kept in memory because of the log.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a ratio for metrics")]
-    pub fn ratio(&self) -> f64 {
-        self.used_bytes as f64 / self.max_bytes.max(1) as f64
+    pub fn with(self, memory_bytes: usize) -> Self {
+        let memory_bytes = u64::try_from(memory_bytes).unwrap_or(u64::MAX);
+        Self { used_bytes: self.used_bytes.saturating_add(memory_bytes), ..self }
     }
 
     /// Whether to seal sooner and to slow down.
