@@ -123,3 +123,46 @@ fn batch(payload: &Bytes, place: LiveBatch) -> Result<Batch, Error> {
         records: stored.records,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use pyramid_protocol::pb::v1 as pb;
+
+    use super::*;
+
+    fn batch_of(value_bytes: usize) -> Bytes {
+        let record = pb::Record { value: vec![0; value_bytes].into(), headers: vec![] };
+        let records = pyramid_protocol::Records::encode(&[record]).unwrap();
+        Batch::new(Offset::START, 1, &records).encode()
+    }
+
+    /// A stream of one-record batches without end.
+    fn stream_of(value_bytes: usize) -> impl Iterator<Item = LiveBatch> {
+        let len_bytes = u32::try_from(batch_of(value_bytes).len() - FIXED_LEN).unwrap();
+        (0..).map(move |base| LiveBatch {
+            base: Offset::new(base),
+            record_count: 1,
+            index: 1,
+            op: 0,
+            time_ms: 1,
+            len_bytes,
+        })
+    }
+
+    #[test]
+    fn an_answer_is_as_long_as_it_was_meant_to_be_however_small_its_batches_are() {
+        for value_bytes in [0, 1, 100, 10_000] {
+            let places = places(stream_of(value_bytes), Offset::new(u64::MAX), 1 << 20);
+            let batches = vec![batch_of(value_bytes); places.len()];
+            let encoded_len = pb::ReadBatches { batches }.encoded_len();
+            assert!((900_000..=1 << 20).contains(&encoded_len), "{value_bytes}: {encoded_len}");
+        }
+    }
+
+    #[test]
+    fn one_batch_is_taken_however_large_it_is() {
+        let places = places(stream_of(10_000), Offset::new(u64::MAX), 1);
+        assert_eq!(places.len(), 1);
+    }
+}

@@ -348,7 +348,7 @@ impl Stream {
         let reached = reached.min(blocks_end);
         let last = self
             .blocks
-            .range(reached.saturating_sub(1)..)
+            .range(reached.saturating_sub(1)..reached)
             .flat_map(Block::borders)
             .take_while(|border| border.bytes_before <= limit)
             .filter(|border| border.batch.base > base)

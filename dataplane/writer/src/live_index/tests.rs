@@ -71,6 +71,23 @@ fn a_record_is_found_in_its_batch() {
 }
 
 #[test]
+fn a_range_to_seal_has_about_a_million_batches_and_no_more() {
+    let most = u64::try_from(SEAL_BLOCKS_MAX).unwrap() * 128;
+    let live = index_of(most + 200);
+    let first = live.seal_range(id(1), u64::MAX).unwrap();
+    assert_eq!((first.base.get(), first.len_bytes * 2), (0, first.next.get() * 20));
+    // The block in which the bound falls is looked at as a whole.
+    assert!((most - 128..=most).contains(&(first.next.get() / 2)), "{first:?}");
+    let fits = index_of(most - 128);
+    let all = SealRange {
+        base: Offset::START,
+        next: Offset::new((most - 128) * 2),
+        len_bytes: (most - 128) * 20,
+    };
+    assert_eq!(fits.seal_range(id(1), u64::MAX), Some(all));
+}
+
+#[test]
 fn a_range_to_seal_has_whole_batches_and_at_least_one() {
     let mut live = index_of(300);
     let range = |base, next, len_bytes| {
