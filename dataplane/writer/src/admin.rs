@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures::StreamExt;
 use pyramid_protocol::limits::{NAME_BYTES_MAX, SUBSCRIPTION_STREAMS_MAX};
 use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::stored::v1::command::Command;
@@ -15,9 +17,10 @@ use tonic::{Request, Response, Status};
 use crate::configured::{self, object};
 use crate::data_dir::Identity;
 use crate::member::{Member, Phase};
-use crate::service::{control_refusal, recreated, starting, stream_info, unexpected};
+use crate::service::{Answers, control_refusal, recreated, starting, stream_info, unexpected};
 use crate::shipper::CHUNK_BYTES_MAX;
 use crate::state::{ControlOutcome, ControlRefused};
+use crate::stats;
 
 /// Asks the replica to become the first member of a cluster.
 pub struct Found {
@@ -165,8 +168,15 @@ impl Admin for AdminService {
         &self,
         request: Request<pb::DeleteSubscriptionRequest>,
     ) -> Result<Response<pb::DeleteSubscriptionResponse>, Status> {
-        let pb::DeleteSubscriptionRequest { cluster_id, name } = request.into_inner();
+        let pb::DeleteSubscriptionRequest { cluster_id, name, object: gone } = request.into_inner();
         let member = self.member(&cluster_id)?;
+        let gone = object(gone)?;
+        let declared = member.view.read(|state, _| {
+            state.subscription(&name).and_then(|subscription| subscription.object.clone())
+        });
+        if declared.is_some_and(|declared| declared.uid != gone.uid) {
+            return Err(invalid("another object has declared this subscription since").into());
+        }
         let command = Command::DeleteSubscription(stored::DeleteSubscription { name });
         member.command(command).await?;
         Ok(Response::new(pb::DeleteSubscriptionResponse {}))
@@ -185,6 +195,50 @@ impl Admin for AdminService {
         let list = member.view.read(|state, _| configured::list(state, &after, limit))?;
         Ok(Response::new(list))
     }
+
+    type WatchStatsStream = Answers<pb::WatchStatsResponse>;
+
+    async fn watch_stats(
+        &self,
+        request: Request<pb::WatchStatsRequest>,
+    ) -> Result<Response<Self::WatchStatsStream>, Status> {
+        let member = self.serving()?;
+        let stats = stats::watch(Arc::clone(&member), request.into_inner());
+        let stop = member.shutdown.clone().cancelled_owned();
+        Ok(Response::new(Box::pin(stats.take_until(stop))))
+    }
+
+    async fn adopt(
+        &self,
+        _request: Request<pb::AdoptRequest>,
+    ) -> Result<Response<pb::AdoptResponse>, Status> {
+        Err(one_replica().into())
+    }
+
+    async fn add_learner(
+        &self,
+        _request: Request<pb::AddLearnerRequest>,
+    ) -> Result<Response<pb::AddLearnerResponse>, Status> {
+        Err(one_replica().into())
+    }
+
+    async fn change_membership(
+        &self,
+        _request: Request<pb::ChangeMembershipRequest>,
+    ) -> Result<Response<pb::ChangeMembershipResponse>, Status> {
+        Err(one_replica().into())
+    }
+
+    async fn transfer_leadership(
+        &self,
+        _request: Request<pb::TransferLeadershipRequest>,
+    ) -> Result<Response<pb::TransferLeadershipResponse>, Status> {
+        Err(one_replica().into())
+    }
+}
+
+fn one_replica() -> Refusal {
+    Refusal::new(Reason::Unimplemented, "this version of the Writer has one replica")
 }
 
 fn info(member: &Member) -> pb::GetInfoResponse {
@@ -208,6 +262,11 @@ fn info(member: &Member) -> pb::GetInfoResponse {
             epoch: state.epoch(),
             log_time_ms: state.time_ms(),
             open_seals: u64::try_from(state.open_seal_count()).unwrap_or(u64::MAX),
+            leader_id: if member.consensus.leads().is_some() { member.node_id } else { 0 },
+            free_disk_bytes: member.free_disk_bytes(),
+            // Ports are plain.
+            trust_bundle_sha256: Bytes::new(),
+            serving_certificate_serial: Bytes::new(),
         }
     })
 }

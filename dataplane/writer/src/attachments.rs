@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use pyramid_protocol::limits::{NAME_BYTES_MAX, STREAM_NAME_BYTES_MAX};
 use pyramid_protocol::pb::v1 as pb;
 
 /// Most streams that are remembered of one pusher.
@@ -35,7 +36,10 @@ pub struct Attached {
 impl Attachments {
     /// Adds a pusher that has said hello.
     #[must_use]
-    pub fn attach(&self, hello: pb::AttachHello) -> Attached {
+    pub fn attach(&self, mut hello: pb::AttachHello) -> Attached {
+        for text in [&mut hello.pod, &mut hello.version] {
+            text.truncate(text.floor_char_boundary(NAME_BYTES_MAX));
+        }
         let mut pushers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let id = pushers.last_key_value().map_or(0, |(id, _)| id + 1);
         pushers.insert(id, Pusher { hello, reports: BTreeMap::new() });
@@ -56,6 +60,9 @@ impl Attached {
         let Some(pusher) = pushers.get_mut(&self.id) else { return };
         for mut stream in report.streams {
             stream.message.truncate(stream.message.floor_char_boundary(MESSAGE_BYTES_MAX));
+            if stream.stream.len() > STREAM_NAME_BYTES_MAX {
+                continue;
+            }
             if pusher.reports.len() < REPORTS_MAX || pusher.reports.contains_key(&stream.stream) {
                 pusher.reports.insert(stream.stream.clone(), stream);
             }

@@ -72,12 +72,28 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// What the file system said. The names may be durable or not.
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
 
+    /// How large the volume is that holds the directory.
+    ///
+    /// # Errors
+    ///
+    /// What the file system said.
+    fn volume(&self) -> io::Result<Volume>;
+
     /// Takes the directory for this process until the lock is dropped.
     ///
     /// # Errors
     ///
     /// `WouldBlock` when somebody else has it, or what the file system said.
     fn lock(&self) -> io::Result<Box<dyn Lock>>;
+}
+
+/// The volume that holds a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its size. Unit: bytes.
+    pub total_bytes: u64,
+    /// What this process may still use. Unit: bytes.
+    pub free_bytes: u64,
 }
 
 /// An open file.

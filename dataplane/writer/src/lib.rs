@@ -33,6 +33,7 @@ pub mod replica;
 pub mod service;
 pub mod shipper;
 pub mod state;
+mod stats;
 pub mod telemetry;
 pub mod view;
 pub mod wal;

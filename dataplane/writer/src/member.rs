@@ -12,6 +12,7 @@ use crate::appender::AppenderHandle;
 use crate::attachments::Attachments;
 use crate::chunks::Chunks;
 use crate::data_dir::Identity;
+use crate::disk::Disk;
 use crate::raft::Consensus;
 use crate::service::{command_failure, control_refusal, wal_full};
 use crate::shipper::ShipperHandle;
@@ -43,6 +44,8 @@ pub struct Member {
     pub appender: AppenderHandle,
     /// Who leads, and proof of it.
     pub consensus: Consensus,
+    /// Where all of this replica lies.
+    pub disk: Arc<dyn Disk>,
     /// Where live records are read.
     pub wal: Wal,
     /// Where shipped records are read.
@@ -71,6 +74,12 @@ impl Member {
             return Err(control_refusal(refused));
         }
         Ok(outcome)
+    }
+
+    /// Room on the volume; 0 if the file system does not say.
+    #[must_use]
+    pub fn free_disk_bytes(&self) -> u64 {
+        self.disk.volume().map_or(0, |volume| volume.free_bytes)
     }
 
     /// How much of the log's budget is used; the live index counts, since it grows with the log.

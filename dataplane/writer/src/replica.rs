@@ -197,7 +197,7 @@ pub async fn run(
     let Environment { disk, store, keks, clock, entropy, writer, admin } = environment;
     let mut directory = DataDir::open(Arc::clone(&disk)).map_err(Error::DataDir)?;
     let parts = Parts {
-        wal: wal_config(&config),
+        wal: wal_config(&config, &*disk),
         config,
         disk,
         store,
@@ -265,21 +265,15 @@ pub async fn run(
     }
 }
 
-fn wal_config(config: &Config) -> wal::Config {
-    let bytes_max = config.wal_bytes_max.unwrap_or_else(|| {
-        let volume = volume_bytes(&config.data_dir);
-        volume.map_or(wal::WAL_BYTES_MAX, |bytes| (bytes / 10 * 6).min(wal::WAL_BYTES_MAX))
+fn wal_config(config: &Config, disk: &dyn Disk) -> wal::Config {
+    let bytes_max = config.wal_bytes_max.unwrap_or_else(|| match disk.volume() {
+        Ok(volume) => (volume.total_bytes / 10 * 6).min(wal::WAL_BYTES_MAX),
+        Err(_) => wal::WAL_BYTES_MAX,
     });
     wal::Config {
         segment_bytes: config.segment_bytes,
         ..wal::Config::new(bytes_max, config.cache_bytes_max)
     }
-}
-
-/// Size of the volume that holds a directory. Unit: bytes.
-fn volume_bytes(directory: &std::path::Path) -> Option<u64> {
-    let volume = nix::sys::statvfs::statvfs(directory).ok()?;
-    volume.blocks().checked_mul(volume.fragment_size())
 }
 
 fn found_here(
@@ -363,6 +357,7 @@ impl Running {
             view,
             appender: handle,
             consensus: consensus.clone(),
+            disk: Arc::clone(disk),
             wal: wal.clone(),
             chunks: chunks.clone(),
             shipper: shipper_handle.clone(),

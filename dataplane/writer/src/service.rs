@@ -25,7 +25,7 @@ pub(crate) use self::streams::{stream_info, unexpected};
 use crate::member::{Member, Phase};
 
 /// Answers of a call that has many.
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service. Before the replica is a member of a cluster it refuses every call, retryably.
 pub struct WriterService {

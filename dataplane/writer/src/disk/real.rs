@@ -2,7 +2,7 @@
 
 use std::{fs, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc};
 
-use crate::disk::{Disk, File, Lock};
+use crate::disk::{Disk, File, Lock, Volume};
 
 /// The file whose lock stands for the whole directory.
 const LOCK_FILE: &str = "lock";
@@ -31,22 +31,21 @@ impl RealDisk {
         Ok(Self { root })
     }
 
-    /// The size of the volume that holds the directory. Unit: bytes.
-    ///
-    /// # Errors
-    ///
-    /// What the file system said.
-    pub fn volume_bytes(&self) -> io::Result<u64> {
-        let volume = nix::sys::statvfs::statvfs(&self.root)?;
-        Ok(volume.blocks().saturating_mul(volume.fragment_size()))
-    }
-
     fn path(&self, path: &str) -> PathBuf {
         if path.is_empty() { self.root.clone() } else { self.root.join(path) }
     }
 }
 
 impl Disk for RealDisk {
+    fn volume(&self) -> io::Result<Volume> {
+        let volume = nix::sys::statvfs::statvfs(&self.root)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(volume.fragment_size());
+        Ok(Volume {
+            total_bytes: bytes(volume.blocks()),
+            free_bytes: bytes(volume.blocks_available()),
+        })
+    }
+
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
         let file = fs::OpenOptions::new()
             .read(true)
@@ -181,7 +180,11 @@ mod tests {
     #[test]
     fn a_volume_has_a_size() {
         let root = tempfile::tempdir().unwrap();
-        assert!(disk(root.path()).volume_bytes().unwrap() > 1 << 20);
+        let Volume { total_bytes, free_bytes } = disk(root.path()).volume().unwrap();
+        assert!(
+            total_bytes > 1 << 20 && free_bytes <= total_bytes,
+            "{free_bytes} of {total_bytes}"
+        );
     }
 
     #[test]

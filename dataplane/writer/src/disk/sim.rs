@@ -18,7 +18,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::disk::{Disk, File, Lock};
+use crate::disk::{Disk, File, Lock, Volume};
 
 mod parts;
 
@@ -339,6 +339,13 @@ impl State {
 }
 
 impl Disk for SimDisk {
+    fn volume(&self) -> io::Result<Volume> {
+        let state = self.state();
+        state.alive()?;
+        let total_bytes = state.capacity_bytes.unwrap_or(u64::MAX);
+        Ok(Volume { total_bytes, free_bytes: total_bytes.saturating_sub(state.used_bytes()) })
+    }
+
     fn create(&self, path: &str) -> io::Result<Arc<dyn File>> {
         let mut state = self.state();
         state.begin(OperationKind::Create, path)?;

@@ -145,9 +145,18 @@ async fn an_assignment_follows_streams_and_subscription() {
     assert_eq!(pusher.hears().await, Some(assigned(&[("b", Some(b))], true)));
     writer.delete_stream("b").await;
     assert_eq!(pusher.hears().await, Some(assigned(&[("b", None)], true)));
-    let cluster_id = crate::writer::CLUSTER.to_vec().into();
-    let request = pb::DeleteSubscriptionRequest { cluster_id, name: "s".into() };
-    writer.admin.delete_subscription(request).await.unwrap();
+    let object = subscription("s", 2, &["b"]).object;
+    let gone = |object| pb::DeleteSubscriptionRequest {
+        cluster_id: crate::writer::CLUSTER.to_vec().into(),
+        name: "s".into(),
+        object,
+    };
+    let other = Some(pb::ObjectRef { uid: "another object".into(), generation: 9 });
+    for foreign in [other, None] {
+        let refused = writer.admin.delete_subscription(gone(foreign)).await.unwrap_err();
+        assert_eq!(pb::Refusal::from_status(&refused).reason(), Reason::Invalid);
+    }
+    writer.admin.delete_subscription(gone(object)).await.unwrap();
     assert_eq!(pusher.refused().await, (Reason::NotFound, Effect::NoEffect, true));
     writer.stop().await;
 }
@@ -179,4 +188,42 @@ async fn a_pusher_is_told_that_the_writer_stops() {
     assert!(matches!(pusher.hears().await, Some(FromWriter::Assignment(_))));
     let ((), refused) = tokio::join!(writer.stop(), pusher.refused());
     assert_eq!(refused, (Reason::Unavailable, Effect::NoEffect, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_watches_what_pushers_say_and_how_far_streams_reach() {
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    writer.put_stream("a").await;
+    writer.append("a", &["x", "y"]).await;
+    writer.put_subscription(subscription("s", 1, &["a"])).await.unwrap();
+    let mut pusher = Pusher::hello(&mut writer).await;
+    pusher.hears().await;
+    let request = pb::WatchStatsRequest { interval_ms: 100 };
+    let mut stats = writer.admin.watch_stats(request).await.unwrap().into_inner();
+    pusher.say(report()).await;
+    let told = timeout(DEADLINE, async {
+        loop {
+            let stats = stats.message().await.unwrap().unwrap();
+            if stats.pushers.iter().any(|pusher| !pusher.streams.is_empty()) {
+                return stats;
+            }
+        }
+    });
+    let told = told.await.expect("the report is told");
+    assert_eq!((told.stream_count, told.open_seals), (1, 0));
+    assert!(told.live_bytes > 0 && told.wal_bytes > 0, "{told:?}");
+    let pushers: Vec<_> =
+        told.pushers
+            .iter()
+            .map(|pusher| {
+                let hello = pusher.hello.as_ref().unwrap();
+                let streams = pusher.streams.iter().map(|stream| {
+                    (stream.report.as_ref().unwrap().stream.clone(), stream.next_offset)
+                });
+                (hello.subscription.clone(), streams.collect::<Vec<_>>())
+            })
+            .collect();
+    assert_eq!(pushers, [("s".to_owned(), vec![("a".to_owned(), Some(2))])]);
+    writer.stop().await;
 }
