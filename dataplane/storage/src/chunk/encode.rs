@@ -358,17 +358,4 @@ impl SealedChunk {
             Err(Damaged::new(self.key.as_str()))
         }
     }
-
-    /// The same bytes under a new name: every attempt to upload has one of its own.
-    #[must_use]
-    pub fn renamed(mut self, identity: &Identity<'_>, entropy: &dyn Entropy) -> Self {
-        self.chunk_ref.r = entropy.u64();
-        self.key = identity.names.chunk(&ChunkName {
-            stream_id: identity.stream_id,
-            base_offset: Offset::new(self.chunk_ref.base_offset),
-            intent: self.chunk_ref.intent,
-            r: self.chunk_ref.r,
-        });
-        self
-    }
 }

@@ -122,17 +122,6 @@ fn every_frame_has_an_iv_and_every_chunk_a_key_of_its_own() {
 }
 
 #[test]
-fn a_chunk_under_a_new_name_is_the_same_chunk() {
-    let stream = Stream::new(1);
-    let batches = run(0, 3, 100);
-    let sealed = stream.seal(&batches);
-    let renamed = sealed.clone().renamed(&stream.identity(), &stream.entropy);
-    assert_ne!(renamed.key(), sealed.key());
-    assert_eq!(renamed.bytes(), sealed.bytes());
-    renamed.verify(&stream.identity(), batches).unwrap();
-}
-
-#[test]
 fn verification_notices_every_difference() {
     let stream = Stream::new(1);
     let batches = run(0, 10, 100);

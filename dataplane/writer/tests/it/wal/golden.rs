@@ -61,7 +61,7 @@ fn a_segment_is_the_golden_file() {
     let disk = SimDisk::new();
     write(&disk);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/segment_v1.bin");
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if std::env::var_os("UPDATE_GENERATED").is_some() {
         std::fs::write(&path, disk.contents(FIRST).unwrap()).unwrap();
     }
     let golden = std::fs::read(&path).unwrap();
