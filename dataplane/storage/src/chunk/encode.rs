@@ -11,7 +11,7 @@ use super::{
 use crate::{
     frame::{self, Compressor, Place},
     keys::{ChunkKey, FrameKeys, StreamKey},
-    object_names::{ChunkName, ObjectNames},
+    object_names::ObjectNames,
     object_store::ObjectKey,
 };
 
