@@ -22,10 +22,10 @@ test: build ## run every suite
 lint: ## check format, lints and documentation; changes nothing
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 fmt: ## format
 	$(CARGO) fmt --all
 
 docs: ## build the documentation of the code
-	$(CARGO) doc --workspace --no-deps --locked
+	$(CARGO) doc --workspace --no-deps --document-private-items --locked

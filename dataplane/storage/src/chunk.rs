@@ -9,7 +9,7 @@
 //! and one behind the other, are what `protoc --decode pyramid.v1.ChunkContent` reads.
 //!
 //! [`seal`] makes a chunk, [`SealedChunk::verify`] opens it again before it is uploaded,
-//! [`location`] tells a reader where it lies, [`ChunkReader`] reads it from there. Everything that
+//! [`location()`] tells a reader where it lies, [`ChunkReader`] reads it from there. Everything that
 //! can be wrong with bytes from the object store is [`Damaged`], without a reason: whoever changes
 //! objects and watches the answers learns nothing.
 //!
