@@ -17,7 +17,7 @@ demo: ## run the main job end to end on real input
 
 # The process suite starts the programs that are built here.
 test: build ## run every suite
-	$(CARGO) test --workspace --locked --no-fail-fast -- --show-output
+	$(CARGO) test --workspace --locked --no-fail-fast
 
 lint: ## check format, lints and documentation; changes nothing
 	$(CARGO) fmt --all --check

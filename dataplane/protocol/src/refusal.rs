@@ -67,6 +67,11 @@ impl Refusal {
             | Code::PermissionDenied
             | Code::Unauthenticated => Self::new(Reason::Invalid, status.message()),
             Code::NotFound => Self::new(Reason::NotFound, status.message()),
+            // Another service of ours, or none, answers so without a message.
+            Code::Unimplemented if status.message().is_empty() => Self::new(
+                Reason::Unimplemented,
+                "what answers at this address does not serve this call; is it the Writer's port?",
+            ),
             Code::Unimplemented => Self::new(Reason::Unimplemented, status.message()),
             Code::ResourceExhausted => Self::new(Reason::ResourceExhausted, status.message()),
             // The connection may have broken after the request was taken.
@@ -166,6 +171,14 @@ mod tests {
             (refusal.effect(), refusal.retry, refusal.reason()),
             (Effect::Unknown, true, Reason::Unavailable)
         );
+    }
+
+    #[test]
+    fn a_port_of_another_service_is_named_as_the_likely_cause() {
+        let refusal = Refusal::from_status(&Status::unimplemented(""));
+        assert!(refusal.message.contains("is it the Writer's port?"), "{}", refusal.message);
+        let told = Refusal::from_status(&Status::unimplemented("not built"));
+        assert_eq!(told, Refusal::new(Reason::Unimplemented, "not built"));
     }
 
     #[test]

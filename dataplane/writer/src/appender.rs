@@ -192,8 +192,8 @@ enum Waiting {
 struct Pending {
     session: SessionStream,
     answer: oneshot::Sender<Answer>,
-    /// Given back when the answer leaves.
-    _permit: Permit,
+    /// Given back just before the answer leaves, so that the next append finds the room.
+    permit: Permit,
 }
 
 impl Appender {
@@ -360,7 +360,7 @@ impl Appender {
                         break;
                     }
                     let Append { session, answer, permit, .. } = append;
-                    pending.push(Pending { session, answer, _permit: permit });
+                    pending.push(Pending { session, answer, permit });
                 }
                 Work::Command { .. } if !batch.is_empty() => {
                     self.held = Some(work);
@@ -447,6 +447,7 @@ impl Pending {
         if !matches!(result, Ok(Outcome::Appended(_) | Outcome::Duplicate(_))) {
             self.session.break_off();
         }
+        drop(self.permit);
         answer(self.answer, result);
     }
 }

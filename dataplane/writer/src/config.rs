@@ -15,6 +15,9 @@ const CACHE_PART: u64 = 4;
 const IN_FLIGHT_PART: u64 = 16;
 const UPLOADS_PART: u64 = 4;
 
+/// Live cache at most, whatever the memory: what is older is read from the log. Unit: bytes.
+const CACHE_BYTES_MAX: u64 = 512 << 20;
+
 /// Bytes in flight at most, whatever the memory. Unit: bytes.
 const IN_FLIGHT_BYTES_MAX: u64 = 256 << 20;
 
@@ -188,7 +191,7 @@ impl ReplicaArgs {
             },
             wal_bytes_max,
             segment_bytes,
-            cache_bytes_max: memory / CACHE_PART,
+            cache_bytes_max: (memory / CACHE_PART).min(CACHE_BYTES_MAX),
             admission: crate::admission::Limits {
                 process_bytes_max,
                 stream_bytes_max: process_bytes_max.min(STREAM_IN_FLIGHT_BYTES_MAX),

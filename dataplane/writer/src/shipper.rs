@@ -26,7 +26,7 @@ use crate::appender::{AppenderHandle, Failure};
 use crate::chunks::Chunks;
 use crate::state::{ControlOutcome, ControlRefused};
 use crate::view::View;
-use crate::wal::Wal;
+use crate::wal::{self, Wal};
 
 /// How often the shipper looks for something to seal. A seal by size is at most this late.
 const TICK: Duration = Duration::from_millis(100);
@@ -117,6 +117,8 @@ pub struct Shipper {
     uploader: Arc<Uploader>,
     uploads: JoinSet<StreamId>,
     uploading: HashSet<StreamId>,
+    /// Whether it was told that the log fills up, and that it refuses.
+    told: (bool, bool),
 }
 
 impl Shipper {
@@ -138,6 +140,7 @@ impl Shipper {
             uploader: Arc::new(uploader),
             uploads: JoinSet::new(),
             uploading: HashSet::new(),
+            told: (false, false),
         }
     }
 
@@ -162,6 +165,7 @@ impl Shipper {
                 },
                 () = self.handle.sealed.notified() => {}
                 _ = tick.tick() => {
+                    self.tell_usage();
                     if let Some(now_ms) = self.handle.appender.log_time_ms()
                         && self.seal_due(now_ms).await
                     {
@@ -173,6 +177,30 @@ impl Shipper {
             if self.handle.appender.log_time_ms().is_some() {
                 self.upload_open();
             }
+        }
+    }
+
+    /// Tells once when the log fills up, and when it is full.
+    fn tell_usage(&mut self) {
+        let usage = self.wal.usage();
+        let told = (usage.is_under_pressure(), usage.refuses_appends());
+        if told == std::mem::replace(&mut self.told, told) {
+            return;
+        }
+        let wal::Usage { used_bytes, max_bytes, is_short_of_room } = usage;
+        match told {
+            (_, true) => tracing::error!(
+                used_bytes,
+                max_bytes,
+                is_short_of_room,
+                "the write-ahead log has no room left: appends are refused"
+            ),
+            (true, false) => tracing::warn!(
+                used_bytes,
+                max_bytes,
+                "the write-ahead log fills up: appends are slowed down, chunks sealed sooner"
+            ),
+            (false, false) => tracing::info!(used_bytes, max_bytes, "the write-ahead log has room"),
         }
     }
 

@@ -74,9 +74,9 @@ impl Driver {
             };
             writer.failed(&refusal);
             let taken = taken.load(Ordering::Acquire).saturating_sub(seen.answers);
-            self.queue.disconnected(taken, Instant::now(), &refusal.message);
+            self.queue.disconnected(taken, Instant::now(), &refusal);
             if !self.queue.is_empty() {
-                self.pause(wait(&refusal, &mut backoff, self.client.entropy())).await;
+                self.pause(wait(&refusal, &mut backoff, self.client.entropy()), &refusal).await;
             }
         }
     }
@@ -147,14 +147,15 @@ impl Driver {
         }
     }
 
-    /// Waits, but goes on taking what is appended and answering what has run out of time.
-    async fn pause(&mut self, pause: std::time::Duration) {
+    /// Waits, but goes on taking what is appended and answering what has run out of time, with the
+    /// reason of the wait.
+    async fn pause(&mut self, pause: std::time::Duration, why: &Refusal) {
         let until = Instant::now() + pause;
         while let Ok(Some(entry)) = timeout_at(until, self.incoming.recv()).await {
             self.queue.push(entry);
         }
         sleep(until.saturating_duration_since(Instant::now())).await;
-        self.queue.disconnected(0, Instant::now(), "the Writer cannot be reached");
+        self.queue.disconnected(0, Instant::now(), why);
     }
 }
 

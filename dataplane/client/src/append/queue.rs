@@ -176,7 +176,7 @@ impl Queue {
 
     /// The connection has ended. Of those on their way the Writer may have seen the first `taken`;
     /// the others never left. What stays is sent over the next connection, in the old order.
-    pub(crate) fn disconnected(&mut self, taken: usize, now: Instant, why: &str) {
+    pub(crate) fn disconnected(&mut self, taken: usize, now: Instant, why: &Refusal) {
         let again = std::mem::take(&mut self.again);
         let taken = again.len() + taken.min(self.sent);
         let refused = again.len();
@@ -190,11 +190,13 @@ impl Queue {
                 entry.answer(Err(session_broken()));
             } else if interrupted && entry.request.producer.is_none() {
                 self.broken.insert(stream.clone());
+                let why = &why.message;
                 let message = format!("it may have been written: {why}; look at the stream's end");
                 entry.answer(Err(Refusal { retry: false, ..unavailable(message) }));
             } else if entry.deadline <= now {
                 self.broken.insert(stream.clone());
-                entry.answer(Err(unavailable(format!("no answer in time: {why}"))));
+                let message = format!("not written in time: {}", why.message);
+                entry.answer(Err(Refusal::new(why.reason(), message)));
             } else {
                 kept.push_back(entry);
             }

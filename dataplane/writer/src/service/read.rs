@@ -14,6 +14,7 @@ use pyramid_protocol::pb::v1::refusal::Detail;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal, read_response::Item};
 use pyramid_protocol::{Batch, Offset, Position, StreamId, StreamName};
 use pyramid_storage::chunk::{ChunkReader, ReadError, Start as ChunkStart};
+use pyramid_storage::object_store;
 use tonic::Status;
 
 use super::answer;
@@ -260,6 +261,14 @@ fn chunk_refusal(error: &ReadError) -> Refusal {
             Refusal::new(
                 Reason::Damaged,
                 format!("{damaged}; nothing of it is returned, restore the object"),
+            )
+        }
+        // State refers to it, so it was there.
+        ReadError::Store(object_store::Error::NotFound { key }) => {
+            tracing::error!(key, "a stored chunk is missing");
+            Refusal::new(
+                Reason::Damaged,
+                format!("{key} is missing from the object store; restore the object"),
             )
         }
         ReadError::Store(store) => {

@@ -63,6 +63,11 @@ enum Error {
     Store(#[source] object_store::Error),
     #[error("write cluster.json")]
     ClusterFile(#[source] cluster_file::Error),
+    #[error(
+        "the object store has no cluster.json although chunks were shipped: it is not the one that \
+         holds them; mount or restore that one"
+    )]
+    OtherStore,
     #[error("the object store did not answer for {ATTEMPT_TIMEOUT:?}")]
     Timeout,
     #[error("tell the log")]
@@ -136,6 +141,19 @@ impl Uploader {
     /// The first object below this cluster's prefix; another one's is never overwritten.
     async fn found(&self) -> Result<(), Error> {
         let (store, names) = (&*self.chunks.store, &self.chunks.names);
+        // A key object is stored after cluster.json: a store without it is not the one that holds
+        // the chunks so far, and must not be taken for it.
+        let has_shipped =
+            self.view.read(|state, _| state.streams().any(|stream| stream.key_object_r.is_some()));
+        if has_shipped {
+            return match cluster_file::read(store, names).await {
+                Ok(_) => Ok(()),
+                Err(cluster_file::Error::Store(object_store::Error::NotFound { .. })) => {
+                    Err(Error::OtherStore)
+                }
+                Err(error) => Err(Error::ClusterFile(error)),
+            };
+        }
         let mut incarnation = [0; 16];
         self.entropy.fill(&mut incarnation);
         let epoch = self.view.read(|state, _| state.epoch());

@@ -58,7 +58,10 @@ fn refuse(queue: &mut Queue, reason: Reason) {
 
 const BROKEN: Option<(Reason, Effect)> = Some((Reason::SessionBroken, Effect::NoEffect));
 const UNKNOWN: Option<(Reason, Effect)> = Some((Reason::Unavailable, Effect::Unknown));
-const NOTHING: Option<(Reason, Effect)> = Some((Reason::Unavailable, Effect::NoEffect));
+
+fn made_up() -> Refusal {
+    Refusal::new(Reason::WalFull, "made up")
+}
 
 #[tokio::test]
 async fn no_more_of_a_producer_is_on_its_way_than_the_writer_remembers() {
@@ -74,7 +77,7 @@ async fn no_more_of_a_producer_is_on_its_way_than_the_writer_remembers() {
 async fn a_lost_connection_leaves_unknown_only_what_may_have_left_without_a_producer() {
     let (mut queue, mut callers) = queue_of(&["a", "B", "c", "d"]);
     send_all(&mut queue);
-    queue.disconnected(3, Instant::now(), "made up");
+    queue.disconnected(3, Instant::now(), &made_up());
     assert_eq!(told(&mut callers), [UNKNOWN, None, UNKNOWN, None]);
     assert_eq!(queue.next_to_send().unwrap().stream, "b");
     assert_eq!(send_all(&mut queue), 2);
@@ -84,7 +87,7 @@ async fn a_lost_connection_leaves_unknown_only_what_may_have_left_without_a_prod
 async fn a_lost_append_holds_up_the_later_ones_of_its_stream() {
     let (mut queue, mut callers) = queue_of(&["a", "a", "A", "b"]);
     queue.mark_sent();
-    queue.disconnected(1, Instant::now(), "made up");
+    queue.disconnected(1, Instant::now(), &made_up());
     assert_eq!(told(&mut callers), [UNKNOWN, BROKEN, BROKEN, None]);
     let mut later = [push(&mut queue, "a"), push(&mut queue, "b")];
     assert_eq!(told(&mut later), [BROKEN, None]);
@@ -94,7 +97,7 @@ async fn a_lost_append_holds_up_the_later_ones_of_its_stream() {
 async fn an_append_that_may_be_written_never_claims_to_have_no_effect() {
     let (mut queue, mut callers) = queue_of(&["A", "A"]);
     send_all(&mut queue);
-    queue.disconnected(2, Instant::now(), "made up");
+    queue.disconnected(2, Instant::now(), &made_up());
     send_all(&mut queue);
     refuse(&mut queue, Reason::Fenced);
     refuse(&mut queue, Reason::SessionBroken);
@@ -115,7 +118,7 @@ async fn what_was_refused_for_now_goes_first_over_the_next_connection() {
     assert!(queue.answered(Ok(pb::Appended::default())));
     refuse(&mut queue, Reason::SessionBroken);
     assert_eq!(queue.sent(), 0);
-    queue.disconnected(0, Instant::now(), "made up");
+    queue.disconnected(0, Instant::now(), &made_up());
     assert_eq!(send_all(&mut queue), 3);
     assert_eq!(told(&mut callers), [None, None, None, None]);
 }
@@ -138,10 +141,12 @@ async fn a_deadline_tells_what_is_known() {
     let (mut queue, mut callers) = queue_of(&["A", "b", "A"]);
     let later = queue.deadline().unwrap();
     queue.mark_sent();
-    queue.disconnected(1, later - Duration::from_millis(1), "made up");
+    queue.disconnected(1, later - Duration::from_millis(1), &made_up());
     assert_eq!(told(&mut callers), [None, None, None]);
-    queue.disconnected(0, later + Duration::from_millis(100), "made up");
-    assert_eq!(told(&mut callers), [UNKNOWN, NOTHING, BROKEN]);
+    queue.disconnected(0, later + Duration::from_millis(100), &made_up());
+    // With the reason for which it could not be written all the time.
+    let full = |effect| Some((Reason::WalFull, effect));
+    assert_eq!(told(&mut callers), [full(Effect::Unknown), full(Effect::NoEffect), BROKEN]);
     assert!(queue.is_empty());
 }
 

@@ -5,6 +5,8 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use pyramid_writer::disk::{OperationKind, SimDisk};
 
+use crate::tell;
+
 use super::{
     model::Expected,
     workload::{Step, World, generate, new_disk, open},
@@ -48,7 +50,7 @@ fn a_crash_anywhere_loses_nothing_that_was_acknowledged() {
             crash_at(at, seed, &steps, &mut counts);
         }
     }
-    println!("{counts:?}");
+    tell(&format!("crash points of the log: {counts:?}"));
     assert!(counts.crash_points > 10_000, "too quiet: {counts:?}");
     assert!(counts.states > 50_000, "too quiet: {counts:?}");
     assert!(counts.states_with_a_torn_tail > 5_000, "too quiet: {counts:?}");
@@ -169,7 +171,7 @@ fn a_sync_that_fails_once_ends_the_log_and_loses_nothing_that_was_acknowledged()
             fail_while_opening(&world, &world.disk, &context);
         }
     }
-    println!("{failed} failed syncs, {counts:?}");
+    tell(&format!("failing syncs of the log: {failed} failed syncs, {counts:?}"));
     assert!(failed > 500, "too quiet: {failed}");
 }
 
@@ -216,6 +218,6 @@ fn a_failed_write_or_rename_ends_the_log() {
             check(&world, &world.disk.after_kill(), &context, &mut Counts::default());
         }
     }
-    println!("{failed} failed writes and renames");
+    tell(&format!("failing calls of the log: {failed} failed writes and renames"));
     assert!(failed > 200, "too quiet: {failed}");
 }

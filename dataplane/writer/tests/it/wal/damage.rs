@@ -9,6 +9,8 @@ use pyramid_writer::{
     wal::{self, LogEntry, LogId, OpenError, Vote, Wal},
 };
 
+use crate::tell;
+
 use super::workload::{IDENTITY, config, new_disk, open};
 
 /// What a start makes of a log.
@@ -145,7 +147,7 @@ fn every_flipped_bit_gets_its_verdict() {
             flips += 1;
         }
     }
-    println!("{flips} flipped bits in {} classes", table.len());
+    tell(&format!("damage to the log: {flips} flipped bits in {} classes", table.len()));
     assert!(flips > 10_000, "too quiet: {flips}");
 }
 
