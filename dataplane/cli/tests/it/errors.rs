@@ -23,13 +23,43 @@ fn a_writer_that_does_not_run_is_named_with_the_command_that_starts_it() {
 }
 
 #[test]
-fn the_file_that_a_killed_writer_left_is_named() {
-    let mut dev = Dev::start();
-    dev.signal(nix::sys::signal::Signal::SIGKILL);
-    let error = dev.run(["stream", "ls"]).failed(1);
-    let writer = dev.ready["writer"].as_str().unwrap();
-    assert!(error.starts_with(&format!("error: nothing answers at {writer}, which ")), "{error}");
-    assert!(error.contains("dev.json names; start it with `pyramid dev`"), "{error}");
+fn a_named_directory_without_a_dev_is_an_error_and_no_other_writer_is_asked() {
+    let other = Dev::start();
+    other.run(["stream", "create", "orders"]).ok();
+    let mut killed = Dev::start();
+    killed.signal(nix::sys::signal::Signal::SIGKILL);
+    // Another Writer has got the ports of the killed one.
+    let left = killed.data_dir().join("dev.json");
+    std::fs::copy(other.data_dir().join("dev.json"), left).unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    for directory in [&killed.data_dir(), empty.path(), &empty.path().join("missing")] {
+        let name = directory.display();
+        let expected = format!(
+            "error: no `pyramid dev` runs on {name}; start it with `pyramid dev --data-dir \
+             {name}`, or give --writer\n"
+        );
+        let mut remove = command();
+        remove.args(["stream", "rm", "orders", "--yes"]);
+        let by_variable = run(remove.env("PYRAMID_DATA_DIR", directory)).failed(1);
+        remove.env_remove("PYRAMID_DATA_DIR").arg("--data-dir");
+        assert_eq!([by_variable, run(remove.arg(directory)).failed(1)], [&*expected, &*expected]);
+    }
+    let default = killed.folder.path().join(".pyramid");
+    std::fs::rename(killed.data_dir(), default).unwrap();
+    let mut remove = command();
+    remove.args(["stream", "rm", "orders", "--yes"]).current_dir(killed.folder.path());
+    let error = run(&mut remove).failed(1);
+    assert!(error.starts_with("error: no `pyramid dev` runs on .pyramid;"), "{error}");
+    let file = empty.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let error = run(command().args(["stream", "ls", "--data-dir"]).arg(&file)).failed(1);
+    assert!(error.ends_with("is a file; give a directory\n"), "{error}");
+    // A Writer alone does not say whose Admin service is meant.
+    let writer = other.ready["writer"].as_str().unwrap();
+    let remove = ["stream", "rm", "orders", "--yes", "--writer", writer];
+    let error = run(command().args(remove)).failed(1);
+    assert!(error.contains("give --admin"), "{error}");
+    other.run(["stream", "info", "orders"]).ok();
 }
 
 #[test]
