@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::running::{Dev, command, run};
+use crate::running::{Dev, command, run, text};
 
 #[test]
 fn a_writer_that_does_not_run_is_named_with_the_command_that_starts_it() {
@@ -102,12 +102,44 @@ fn what_is_before_a_bad_line_is_written_and_counted() {
     dev.run(["stream", "create", "orders"]).ok();
     let large = [b"1\n2\n".as_slice(), &vec![b'9'; (1 << 20) + 1], b"\n3\n"].concat();
     let error = dev.run_with_input(["stream", "append", "orders"], &large).failed(1);
-    assert!(error.contains("2 records are written and orders has reached offset 2"), "{error}");
-    assert!(error.contains("line 3 is too long"), "{error}");
+    let expected = "error: 2 records written, orders has reached offset 2; nothing behind was sent: \
+                    read standard input: line 3 is too long; at most 1048572 bytes fit into a \
+                    record\n";
+    assert_eq!(error, expected);
     let json = ["stream", "append", "orders", "--jsonl"];
     let error = dev.run_with_input(json, b"{}\n{\n").failed(1);
-    assert!(error.contains("line 2 is not JSON"), "{error}");
-    assert_eq!(dev.run(["stream", "read", "orders", "--max-records", "2"]).ok(), "1\n2\n");
+    let expected = "error: 1 record written, orders has reached offset 3; nothing behind was sent: \
+                    read standard input: line 2 is not JSON: EOF while parsing an object, at column \
+                    1\n";
+    assert_eq!(error, expected);
+    assert_eq!(dev.run(["stream", "read", "orders"]).ok(), "1\n2\n{}\n");
+}
+
+#[test]
+fn nothing_of_a_file_with_a_bad_line_is_written() {
+    let dev = Dev::start();
+    dev.run(["stream", "create", "orders"]).ok();
+    let path = dev.folder.path().join("orders.jsonl");
+    std::fs::write(&path, "{}\n".repeat(5000) + "tea\n").unwrap();
+    let file = text(&path);
+    for producer in [&[][..], &["--producer", "p"]] {
+        let mut append = dev.command(["stream", "append", "orders", "--jsonl", "--file", file]);
+        let error = run(append.args(producer)).failed(1);
+        assert!(error.contains("nothing is appended: line 5001 is not JSON"), "{error}");
+    }
+    assert_eq!(dev.run(["stream", "read", "orders"]).ok(), "");
+}
+
+#[test]
+fn an_offset_that_cannot_be_is_explained() {
+    let dev = Dev::start();
+    dev.run(["stream", "create", "orders"]).ok();
+    let error = dev.run(["stream", "read", "orders", "--from", "1"]).failed(1);
+    assert!(error.starts_with("error: the stream orders ends at 0,"), "{error}");
+    for arguments in [&["read", "orders", "--from", "-1"][..], &["trim", "orders", "-1"]] {
+        let error = run(command().arg("stream").args(arguments)).failed(2);
+        assert!(error.contains("offsets are whole numbers from 0 on"), "{error}");
+    }
 }
 
 #[test]
@@ -128,6 +160,7 @@ fn wrong_arguments_are_refused() {
         &["stream"][..],
         &["stream", "append", "orders", "tea", "--file", "f"],
         &["stream", "append", "orders", "tea", "--header", "no-value"],
+        &["stream", "append", "orders", "tea", "--header", "=no-name"],
         &["stream", "read", "orders", "--from", "1", "--last", "1"],
         &["stream", "read", "orders", "--from-time", "yesterday"],
         &["stream", "read", "orders", "--max-records", "0"],
