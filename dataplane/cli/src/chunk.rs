@@ -12,7 +12,7 @@ use pyramid_storage::{Chunk, Keks};
 use serde_json::{Value, json};
 
 use crate::log_time;
-use crate::output::{Format, Output, bytes};
+use crate::output::{Format, Output, bytes, counted};
 use crate::stream::print_record;
 
 #[derive(Debug, Subcommand)]
@@ -60,6 +60,14 @@ pub(crate) async fn run(command: Command, output: &mut Output) -> anyhow::Result
     let name = file.display().to_string();
     let outline = outline(&name, &bytes)
         .with_context(|| format!("{name} is no chunk that this version knows"))?;
+    let stored = u64::try_from(bytes.len())?;
+    if outline.header.total_len != stored {
+        bail!(
+            "{name} is damaged: its header says {} bytes, the file has {stored}{}",
+            outline.header.total_len,
+            if stored < outline.header.total_len { "; its end is cut off" } else { "" }
+        );
+    }
     let Some(kek_file) = kek_file else {
         let text = format!(
             "{}\n\nNothing of this is verified; give --kek-file with the Writer's key file.",
@@ -88,10 +96,9 @@ pub(crate) async fn run(command: Command, output: &mut Output) -> anyhow::Result
     } else {
         output.line(to_text(&outline))?;
         output.line(format!(
-            "\nVerified: {} records in {} batches of the stream {:?}; every byte is what the \
-             Writer stored.",
-            verified.records,
-            verified.batches.len(),
+            "\nVerified: {} in {} of the stream {:?}; every byte is what the Writer stored.",
+            counted(verified.records, "record"),
+            counted(u64::try_from(verified.batches.len())?, "batch"),
             verified.stream
         ))?;
     }
@@ -111,7 +118,10 @@ fn verify(
     outline: &Outline,
     stream: &KeyObject,
 ) -> anyhow::Result<Verified> {
-    let chunk = Chunk::open(name, &stream.key, bytes)?;
+    let chunk = Chunk::open(name, &stream.key, bytes).context(
+        "the stream's key does not open the chunk; if the chunk is not damaged, the key object is \
+         that of another stream",
+    )?;
     let batches = chunk.open_all(bytes)?;
     let mut digest = DigestChain::new(&stream.key, outline.header.digest_before);
     batches.iter().for_each(|batch| digest.push(batch));
@@ -158,7 +168,10 @@ fn open_key(candidates: &[PathBuf], header: &Header, keks: &Keks) -> anyhow::Res
         }
     }
     match last {
-        Some(error) => Err(error).context("the key file does not open the stream's key"),
+        Some(error) => Err(error).context(
+            "the key file does not open the stream's key; if the key object is not damaged, the key \
+             file is that of another Writer, or the key object that of another stream",
+        ),
         None => bail!("there is no key object"),
     }
 }
@@ -181,9 +194,9 @@ fn to_text(outline: &Outline) -> String {
     let mut lines: Vec<_> = rows.iter().map(|(name, value)| format!("{name:<11}{value}")).collect();
     lines.extend(frames.iter().map(|frame| {
         format!(
-            "  from offset {}: {} batches, {} unpacked, bytes {} to {}",
+            "  from offset {}: {}, {} unpacked, bytes {} to {}",
             frame.first_offset,
-            frame.batch_count,
+            counted(frame.batch_count.into(), "batch"),
             bytes(frame.plain_len.into()),
             frame.range.start,
             frame.range.end

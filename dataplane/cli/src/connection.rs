@@ -1,9 +1,10 @@
 //! Which Writer a command means, and how to reach it.
 //!
-//! In this order: `--writer`; what `pyramid dev` wrote into its data directory; the default port of
-//! this machine.
+//! In this order: `--writer`; the `pyramid dev` that runs on the data directory; the default port of
+//! this machine, but only if nothing was named: a command never acts on another Writer than the one
+//! that is meant.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::dev::folder;
 use crate::dev::running::Running;
 
 /// Where data lies unless something else is said.
@@ -34,7 +36,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 #[group(skip)]
 pub(crate) struct Args {
     /// Replicas of the Writer as host:port, separated by commas. Default: the `pyramid dev` of the
-    /// data directory, else 127.0.0.1:7400.
+    /// data directory; where none is named and ./.pyramid has none, 127.0.0.1:7400.
     #[arg(
         long,
         global = true,
@@ -44,40 +46,42 @@ pub(crate) struct Args {
     )]
     writer: Vec<String>,
 
-    /// The Admin service of the Writer as host:port; needed to create and remove streams.
+    /// The Admin service of the Writer as host:port; with --writer needed to create and remove
+    /// streams.
     #[arg(long, global = true, env = "PYRAMID_ADMIN", value_name = "ADDRESS")]
     admin: Option<String>,
 
-    /// Data directory of the `pyramid dev` that is meant.
-    #[arg(long, global = true, env = "PYRAMID_DATA_DIR", default_value = DATA_DIR,
-        value_name = "DIR")]
-    data_dir: PathBuf,
+    /// Data directory of the `pyramid dev` that is meant, which must run. Default: .pyramid in the
+    /// current directory.
+    #[arg(long, global = true, env = "PYRAMID_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
 }
 
 /// Addresses, and what named them.
 struct Addresses {
     writers: Vec<String>,
-    admin: String,
-    source: String,
+    /// `None`: nobody has named it, and a guess could be another Writer's.
+    admin: Option<String>,
 }
 
 impl Args {
     fn addresses(self) -> anyhow::Result<Addresses> {
         let Self { writer, admin, data_dir } = self;
         if !writer.is_empty() {
-            let admin = admin.unwrap_or_else(|| ADMIN.to_owned());
-            return Ok(Addresses { writers: writer, admin, source: String::new() });
+            let is_default = writer.iter().all(|address| address == WRITER);
+            let admin = admin.or_else(|| is_default.then(|| ADMIN.to_owned()));
+            return Ok(Addresses { writers: writer, admin });
         }
-        Ok(match Running::read(&data_dir)? {
+        let is_named = data_dir.is_some();
+        let data_dir = data_dir.unwrap_or_else(|| DATA_DIR.into());
+        Ok(match running(&data_dir, is_named)? {
             Some(running) => Addresses {
                 writers: vec![running.writer.to_string()],
-                admin: admin.unwrap_or_else(|| running.admin.to_string()),
-                source: format!(", which {} names", Running::path(&data_dir).display()),
+                admin: admin.or_else(|| Some(running.admin.to_string())),
             },
             None => Addresses {
                 writers: vec![WRITER.to_owned()],
-                admin: admin.unwrap_or_else(|| ADMIN.to_owned()),
-                source: String::new(),
+                admin: admin.or_else(|| Some(ADMIN.to_owned())),
             },
         })
     }
@@ -88,14 +92,14 @@ impl Args {
     ///
     /// Nothing answers there.
     pub(crate) async fn client(self) -> anyhow::Result<Client> {
-        let Addresses { writers, admin: _, source } = self.addresses()?;
+        let Addresses { writers, admin: _ } = self.addresses()?;
         let mut answers = false;
         for address in &writers {
             answers = answers || is_served(address).await;
         }
         if !answers {
             let addresses = writers.join(" or ");
-            bail!("nothing answers at {addresses}{source}; start it with `pyramid dev`");
+            bail!("nothing answers at {addresses}; start it with `pyramid dev`");
         }
         Ok(Client::new(connection::Options::tcp(writers))?)
     }
@@ -106,15 +110,49 @@ impl Args {
     ///
     /// Nothing answers there.
     pub(crate) async fn admin(self) -> anyhow::Result<Admin> {
-        let Addresses { writers: _, admin, source } = self.addresses()?;
+        let Addresses { writers: _, admin } = self.addresses()?;
+        let admin = admin.context(
+            "--writer does not say where the Writer's Admin service is; give --admin with its \
+             address",
+        )?;
         if !is_served(&admin).await {
             bail!(
-                "nothing answers at {admin}{source}; start it with `pyramid dev`, or give --admin \
-                 with the address of the Writer's Admin service"
+                "nothing answers at {admin}; start it with `pyramid dev`, or give --admin with the \
+                 address of the Writer's Admin service"
             );
         }
         Admin::open(&admin).await
     }
+}
+
+/// The `pyramid dev` that runs on the directory. `None` if nobody has named the directory, and there
+/// is no trace of one.
+///
+/// What a killed one left is not believed: its ports may be those of another Writer by now.
+fn running(data_dir: &Path, is_named: bool) -> anyhow::Result<Option<Running>> {
+    let name = data_dir.display();
+    if data_dir.is_file() {
+        bail!("--data-dir {name} is a file; give a directory");
+    }
+    let running = Running::read(data_dir)?;
+    if running.is_none() && !is_named {
+        return Ok(None);
+    }
+    if !folder::is_used(data_dir)? {
+        bail!(
+            "no `pyramid dev` runs on {name}; start it with `pyramid dev --data-dir {name}`, or \
+             give --writer"
+        );
+    }
+    // It starts just now, or its disk was full.
+    let running = running.with_context(|| {
+        format!(
+            "{} does not say yet where its `pyramid dev` listens; try again, or give --writer \
+                 and --admin with what that one printed",
+            Running::path(data_dir).display()
+        )
+    })?;
+    Ok(Some(running))
 }
 
 async fn is_served(address: &str) -> bool {

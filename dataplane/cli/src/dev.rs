@@ -9,9 +9,10 @@
 
 mod banner;
 mod declare;
-mod folder;
+pub(crate) mod folder;
 pub(crate) mod running;
 
+use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -33,6 +34,9 @@ use crate::output::{Closed, Output, remark};
 
 /// Pushes of different streams that may be on their way at once.
 const PUSHES_MAX: usize = 64;
+
+/// What a clean end says.
+const STOPPED: &str = "stopped; everything acknowledged is on disk";
 
 /// The exit code of a process that a second signal ends.
 const INTERRUPTED: i32 = 130;
@@ -130,7 +134,7 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
         }
     }
     let mut signals = Signals::listen()?;
-    let folder = Folder::open(&data_dir)?;
+    let folder = Folder::open(&data_dir).await?;
     let config = ReplicaArgs {
         data_dir: folder.path.clone(),
         object_store: format!("file:{}", folder.objects.display()),
@@ -139,7 +143,8 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
         limits,
     };
     let config = config.into_config()?;
-    let (environment, addresses) = Environment::open(&config, listen, admin_listen).await?;
+    let opened = Environment::open(&config, listen, admin_listen).await;
+    let (environment, addresses) = opened.map_err(|error| explain_port(error.into()))?;
     let mut parts = Parts::default();
     let (serving, served) = oneshot::channel();
     let stop = parts.stop_writer.clone();
@@ -176,7 +181,11 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
     Running::remove(&folder.path);
     tokio::select! {
         biased;
-        stopped = parts.stop() => outcome.and(stopped),
+        stopped = parts.stop() => {
+            outcome.and(stopped)?;
+            remark(STOPPED);
+            Ok(())
+        }
         () = signals.next() => {
             remark("ends at once; nothing that was acknowledged is lost");
             std::process::exit(INTERRUPTED);
@@ -221,7 +230,8 @@ impl Start<'_> {
         let (ready, serves) = oneshot::channel();
         let stop = stop.clone();
         pusher.spawn(async move {
-            pyramid_sidecar::run(config, ready, stop).await.context("--local-listen")
+            let ended = pyramid_sidecar::run(config, ready, stop).await.context("--local-listen");
+            ended.map_err(explain_port)
         });
         let local = match serves.await {
             Ok(ready) => ready.local.context("the pusher serves no applications")?,
@@ -237,7 +247,13 @@ impl Start<'_> {
             objects: folder.objects.clone(),
             kek_file: folder.kek_file.clone(),
         };
-        running.write(&folder.path)?;
+        if let Err(error) = running.write(&folder.path) {
+            // What is stored must be readable, also from a full disk.
+            remark(&format!(
+                "{error:#}: other commands do not find this Writer; give them \
+                 --writer {writer} --admin {admin}"
+            ));
+        }
         if !addresses.writer.ip().is_loopback() || !addresses.admin.ip().is_loopback() {
             remark("whoever reaches these ports may read, append and delete: there is no TLS here");
         }
@@ -246,6 +262,19 @@ impl Start<'_> {
             Err(error) if error.is::<Closed>() => Ok(()),
             said => said,
         }
+    }
+}
+
+/// A port that somebody else has, with what to do.
+fn explain_port(error: anyhow::Error) -> anyhow::Error {
+    let is_taken = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == ErrorKind::AddrInUse);
+    if is_taken {
+        anyhow!("{error:#}; give this flag another port, or port 0 for a free one")
+    } else {
+        error
     }
 }
 
@@ -321,7 +350,7 @@ impl Signals {
 
 fn start_log(filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).context("--log")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
     // With a panic in one task the others would limp on; a restart is safe and fast.
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

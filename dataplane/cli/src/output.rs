@@ -100,6 +100,21 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
         .collect()
 }
 
+/// So many of something: `1 record`, `2 records`.
+pub(crate) fn counted(count: u64, one: &str) -> String {
+    // Enough for the words that are counted here: record, chunk, batch, frame.
+    let plural = if one.ends_with("ch") { "es" } else { "s" };
+    format!("{count} {one}{}", if count == 1 { "" } else { plural })
+}
+
+/// At most so many characters; what was cut off is shown by `…`.
+pub(crate) fn shortened(text: &str, chars_max: usize) -> String {
+    if text.chars().count() <= chars_max {
+        return text.to_owned();
+    }
+    text.chars().take(chars_max.saturating_sub(1)).chain(['…']).collect()
+}
+
 /// A length for people: `1.5 MiB`.
 pub(crate) fn bytes(len: u64) -> String {
     const UNITS: [(&str, u32); 3] = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -131,6 +146,18 @@ mod tests {
         for (len, text) in cases {
             assert_eq!(bytes(len), text, "{len}");
         }
+    }
+
+    #[test]
+    fn one_is_singular() {
+        assert_eq!([0, 1, 2].map(|n| counted(n, "record")), ["0 records", "1 record", "2 records"]);
+        assert_eq!([1, 2].map(|n| counted(n, "batch")), ["1 batch", "2 batches"]);
+    }
+
+    #[test]
+    fn only_what_is_too_long_is_shortened() {
+        assert_eq!(shortened("tée☕", 4), "tée☕");
+        assert_eq!(shortened("tée☕s", 4), "tée…");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod append;
 mod batches;
 mod control;
+mod headers;
 mod info;
 mod input;
 mod read;
@@ -39,9 +40,9 @@ enum Command {
     Tail(read::TailArgs),
     /// Cut the records that are not in a chunk yet into one now.
     Seal(control::SealArgs),
-    /// Forget the records below an offset.
+    /// Give up the records below an offset: they can no longer be read through the Writer.
     Trim(control::TrimArgs),
-    /// Remove a stream with all its records.
+    /// Remove a stream: its records can no longer be read through the Writer.
     Rm(control::RemoveArgs),
 }
 

@@ -12,15 +12,31 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use pyramid_protocol::SystemEntropy;
 use pyramid_storage::Keks;
+use tokio::time::{Instant, sleep};
 
 use super::running::Running;
 
 /// Id of the key that is made at the first start.
 const KEK_ID: &str = "dev-1";
+
+const LOCK: &str = "dev.lock";
+/// How long the lock may take: the operating system lets go of that of a killed process a little
+/// after the kill, and a command that looks at it holds it for a moment.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it is tried.
+const LOCK_LOOK: Duration = Duration::from_millis(20);
+
+/// What a directory of ours has one of, however early the first start crashed.
+const OURS: [&str; 3] = [LOCK, "identity", "kek"];
+/// What the file system itself puts into an empty directory.
+const MOUNTED: &str = "lost+found";
+/// How many entries of a foreign directory an error names.
+const NAMED_MAX: usize = 3;
 
 /// A data directory that this process alone uses.
 #[derive(Debug)]
@@ -37,30 +53,86 @@ impl Folder {
     ///
     /// # Errors
     ///
-    /// Another process uses it, the disk refuses, or the key of existing data is gone.
-    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+    /// Another process uses it, it holds something else, the disk refuses, or the key of existing
+    /// data is gone.
+    pub(super) async fn open(path: &Path) -> anyhow::Result<Self> {
         let at = || format!("--data-dir {}", path.display());
+        if path.is_file() {
+            bail!("{} is a file; give a directory", at());
+        }
         // The log holds records in clear text: nobody else may look.
         DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(at)?;
         let path = path.canonicalize().with_context(at)?;
-        let lock = path.join("dev.lock");
+        refuse_foreign(&path)?;
+        let lock = path.join(LOCK);
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .open(&lock)
             .with_context(|| format!("open {}", lock.display()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!(in_use(&path)),
-            Err(TryLockError::Error(error)) => return Err(error).with_context(at),
+        let deadline = Instant::now() + LOCK_TIMEOUT;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    sleep(LOCK_LOOK).await;
+                }
+                Err(TryLockError::WouldBlock) => bail!(in_use(&path)),
+                Err(TryLockError::Error(error)) => return Err(error).with_context(at),
+            }
         }
+        // That of a killed process: nobody shall believe it while this one starts.
+        Running::remove(&path);
         let kek_file = path.join("kek");
         make_key(&path, &kek_file)?;
         let objects = path.join("objects");
         DirBuilder::new().recursive(true).mode(0o700).create(&objects).with_context(at)?;
         Ok(Self { path, kek_file, objects, _lock: lock })
     }
+}
+
+/// Whether a `pyramid dev` runs on the directory.
+pub(crate) fn is_used(path: &Path) -> anyhow::Result<bool> {
+    let path = path.join(LOCK);
+    let at = || format!("open {}", path.display());
+    let lock = match File::open(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        opened => opened.with_context(at)?,
+    };
+    // Shared, so that commands do not take each other for a `pyramid dev`.
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error).with_context(at),
+    }
+}
+
+/// Nothing is put between the files of somebody else.
+fn refuse_foreign(path: &Path) -> anyhow::Result<()> {
+    if OURS.iter().any(|name| path.join(name).exists()) {
+        return Ok(());
+    }
+    let entries = fs::read_dir(path).with_context(|| format!("list {}", path.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name != MOUNTED {
+            names.push(name);
+        }
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    names.sort();
+    let more = if names.len() > NAMED_MAX { ", …" } else { "" };
+    names.truncate(NAMED_MAX);
+    bail!(
+        "--data-dir {} is not empty and not a directory of Pyramid, it has {}{more}; give an empty \
+         or a new directory",
+        path.display(),
+        names.join(", ")
+    )
 }
 
 fn in_use(path: &Path) -> String {
@@ -115,41 +187,41 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_key_is_made_once_and_only_its_owner_reads_it() {
+    #[tokio::test]
+    async fn the_key_is_made_once_and_only_its_owner_reads_it() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("a/b");
-        let folder = Folder::open(&path).unwrap();
+        let folder = Folder::open(&path).await.unwrap();
         let key = fs::read(&folder.kek_file).unwrap();
         assert_eq!(fs::metadata(&folder.kek_file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(Keks::load(&folder.kek_file).unwrap().ids().collect::<Vec<_>>(), [KEK_ID]);
         drop(folder);
-        let folder = Folder::open(&path).unwrap();
+        let folder = Folder::open(&path).await.unwrap();
         assert_eq!(fs::read(&folder.kek_file).unwrap(), key);
     }
 
-    #[test]
-    fn a_directory_is_used_by_one_process_at_a_time() {
+    #[tokio::test(start_paused = true)]
+    async fn a_directory_is_used_by_one_process_at_a_time() {
         let temporary = tempfile::tempdir().unwrap();
-        let folder = Folder::open(temporary.path()).unwrap();
-        let error = Folder::open(temporary.path()).unwrap_err().to_string();
+        let folder = Folder::open(temporary.path()).await.unwrap();
+        let error = Folder::open(temporary.path()).await.unwrap_err().to_string();
         assert!(error.contains("is in use by another process"), "{error}");
         drop(folder);
-        Folder::open(temporary.path()).unwrap();
+        Folder::open(temporary.path()).await.unwrap();
     }
 
-    #[test]
-    fn a_lost_key_is_not_replaced() {
+    #[tokio::test]
+    async fn a_lost_key_is_not_replaced() {
         let temporary = tempfile::tempdir().unwrap();
-        let kek_file = Folder::open(temporary.path()).unwrap().kek_file;
+        let kek_file = Folder::open(temporary.path()).await.unwrap().kek_file;
         fs::remove_file(&kek_file).unwrap();
         // Without data there is nothing that the old key would open.
-        drop(Folder::open(temporary.path()).unwrap());
+        drop(Folder::open(temporary.path()).await.unwrap());
         fs::write(temporary.path().join("identity"), "").unwrap();
-        drop(Folder::open(temporary.path()).unwrap());
+        drop(Folder::open(temporary.path()).await.unwrap());
         fs::remove_file(&kek_file).unwrap();
-        let error = Folder::open(temporary.path()).unwrap_err().to_string();
+        let error = Folder::open(temporary.path()).await.unwrap_err().to_string();
         assert!(error.contains("is missing"), "{error}");
         assert!(!kek_file.exists());
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
 use pyramid_client::append::{self, Pending};
 use pyramid_client::producer::Resume;
@@ -16,9 +16,10 @@ use tokio::time::Instant;
 
 use super::batches::{Batch, Batches};
 use super::control::existing;
-use super::input::{Input, Source};
+use super::headers::{self, Headers};
+use super::input::{Check, Input, Source};
 use crate::connection::{self, explain, explain_refusal};
-use crate::output::{Output, bytes, remark};
+use crate::output::{Output, bytes, counted, remark};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -28,7 +29,10 @@ Examples:
   pyramid stream append orders --file orders.jsonl --jsonl --header source=shop
   pyramid stream append orders --file day-7.jsonl --producer day-7
       Each line is written exactly once, however often the same command is repeated: what the
-      producer day-7 has written is skipped. Another input needs another producer.")]
+      producer day-7 has written is skipped. Another input needs another producer.
+
+A line that is too long or, with --jsonl, not JSON is an error. A file is checked before anything of
+it is appended; of standard input, what comes before the bad line is written.")]
 pub(super) struct Args {
     /// Which stream.
     #[arg(value_name = "STREAM")]
@@ -42,22 +46,17 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// Refuse lines that are not JSON.
+    /// Refuse lines that are not JSON: a file as a whole, standard input from the bad line on.
     #[arg(long)]
     jsonl: bool,
 
     /// A header of each record. May be given several times.
-    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = headers::parse)]
     headers: Vec<(String, String)>,
 
     /// Write each line of this input exactly once: repeated after a failure, it goes on where it was.
     #[arg(long, value_name = "NAME")]
     producer: Option<String>,
-}
-
-fn header(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("give NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// Appends all of the input.
@@ -67,6 +66,7 @@ pub(super) async fn run(
     output: &mut Output,
 ) -> anyhow::Result<()> {
     let Args { name, records, file, jsonl, headers, producer } = args;
+    let headers = Headers::check(headers)?;
     let client = connection.client().await?;
     let progress = progress(file.as_ref(), records.is_empty());
     let source = match file {
@@ -77,39 +77,46 @@ pub(super) async fn run(
     if matches!(source, Source::StandardInput) && std::io::stdin().is_terminal() {
         remark("each line becomes a record; end with Ctrl-D");
     }
-    let headers: Vec<_> =
-        headers.into_iter().map(|(name, value)| pb::Header { name, value: value.into() }).collect();
+    let check = Check { json: jsonl, len_max: headers.value_len_max() };
+    let input = Input::open(source, check).await?;
     let (door, skip) = Door::open(&client, &name, producer.as_deref()).await?;
-    let mut batches = Batches::new(Input::open(source, jsonl)?, headers, skip)?;
+    let mut batches = Batches::new(input, headers, skip);
     let start = Instant::now();
     let mut done = Done::default();
     let outcome = append_all(&mut batches, door, &name, &mut done, &progress).await;
     progress.finish_and_clear();
     let Done { records, bytes: len, first_offset, next_offset } = done;
-    outcome.with_context(|| match next_offset {
-        Some(next) => format!(
-            "{records} records are written and {name} has reached offset {next}; those behind are \
-             not known to be written"
-        ),
-        None => format!("append to {name}"),
+    let counted_records = counted(records, "record");
+    outcome.map_err(|stopped| match (stopped, next_offset) {
+        // All that was sent is answered.
+        (Stopped::Input(error), Some(next)) => error.context(format!(
+            "{counted_records} written, {name} has reached offset {next}; nothing behind was sent"
+        )),
+        (Stopped::Input(error), None) => error.context("nothing is written"),
+        (Stopped::Refused(error), Some(next)) => error.context(format!(
+            "{counted_records} written, {name} has reached offset {next}; those behind are not \
+             known to be written"
+        )),
+        (Stopped::Refused(error), None) => error.context(format!("append to {name}")),
     })?;
     let skipped = batches.skipped();
     if skipped < skip {
         let producer = producer.unwrap_or_default();
         bail!(
-            "producer {producer} has already written {skip} records, but the input has only \
-             {skipped}; another input needs another producer"
+            "producer {producer} has already written {}, but the input has only {skipped}; another \
+             input needs another producer",
+            counted(skip, "record")
         );
     }
     let elapsed = start.elapsed();
     let rate = u128::from(records) * 1_000_000 / elapsed.as_micros().max(1);
     let mut text = match (first_offset, next_offset) {
         (Some(first), Some(next)) => format!(
-            "appended {records} records ({}) to {name}, first offset {first}, next offset {next}: \
+            "appended {counted_records} ({}) to {name}, first offset {first}, next offset {next}: \
              {rate} records/s",
             bytes(len)
         ),
-        _ => format!("appended {records} records to {name}"),
+        _ => format!("appended {counted_records} to {name}"),
     };
     if skipped > 0 {
         text.push_str(&format!("; skipped {skipped} that this producer had written before"));
@@ -137,6 +144,14 @@ struct Done {
     next_offset: Option<u64>,
 }
 
+/// Why an append ended before its input did.
+enum Stopped {
+    /// The input has a bad line or cannot be read.
+    Input(anyhow::Error),
+    /// The Writer has not taken a batch, as far as it is known.
+    Refused(anyhow::Error),
+}
+
 /// Sends batches while there are any, and takes answers.
 async fn append_all(
     batches: &mut Batches,
@@ -144,7 +159,7 @@ async fn append_all(
     name: &StreamName,
     done: &mut Done,
     progress: &ProgressBar,
-) -> anyhow::Result<()> {
+) -> Result<(), Stopped> {
     let mut waiting: VecDeque<(Batch, Pending)> = VecDeque::new();
     // What is read before a line that is no record is still appended, and answered.
     let mut input_end = None;
@@ -157,7 +172,8 @@ async fn append_all(
         tokio::select! {
             biased;
             answer = first(&mut waiting), if !waiting.is_empty() => {
-                let appended = answer.map_err(|refusal| refused(name, &refusal))?;
+                let appended =
+                    answer.map_err(|refusal| Stopped::Refused(refused(name, &refusal)))?;
                 let Some((batch, _)) = waiting.pop_front() else { continue };
                 done.add(&batch, &appended);
                 progress.inc(batch.input_bytes);
@@ -168,7 +184,7 @@ async fn append_all(
                     waiting.push_back((batch, pending));
                 }
                 Ok(None) => input_end = Some(Ok(())),
-                Err(error) => input_end = Some(Err(error)),
+                Err(error) => input_end = Some(Err(Stopped::Input(error))),
             }
         }
     }

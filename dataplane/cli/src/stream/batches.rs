@@ -4,13 +4,12 @@ use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
 use prost::Message;
 use pyramid_protocol::Records;
-use pyramid_protocol::limits::RECORD_BYTES_MAX;
 use pyramid_protocol::pb::v1 as pb;
 use tokio::time::{Instant, timeout_at};
 
+use super::headers::Headers;
 use super::input::{Input, Line};
 
 /// What one append holds at most, so that a retry repeats little.
@@ -31,7 +30,7 @@ pub(super) struct Batch {
 /// Cuts an input into batches.
 pub(super) struct Batches {
     input: Input,
-    headers: Vec<pb::Header>,
+    headers: Headers,
     /// Records at the front of the input that are left out.
     skip: u64,
     skipped: u64,
@@ -48,13 +47,9 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    /// # Errors
-    ///
-    /// The headers are none that a record may have.
-    pub(super) fn new(input: Input, headers: Vec<pb::Header>, skip: u64) -> anyhow::Result<Self> {
-        let record = pb::Record { value: Vec::new().into(), headers: headers.clone() };
-        Records::encode(&[record]).context("--header")?;
-        Ok(Self {
+    /// Of lines that fit into a record with these headers.
+    pub(super) fn new(input: Input, headers: Headers, skip: u64) -> Self {
+        Self {
             input,
             headers,
             skip,
@@ -65,7 +60,7 @@ impl Batches {
             open_input_bytes: 0,
             due: None,
             end: None,
-        })
+        }
     }
 
     /// How many records of the input were left out.
@@ -114,17 +109,8 @@ impl Batches {
             self.skipped += 1;
             return None;
         }
-        let record = pb::Record { value: line.value.clone(), headers: self.headers.clone() };
+        let record = self.headers.record(line.value.clone());
         let len = record.encoded_len();
-        if len > RECORD_BYTES_MAX {
-            self.lines.clear();
-            self.end = Some(Err(anyhow!(
-                "line {} is too long: a record has at most {RECORD_BYTES_MAX} bytes, this one \
-                 would have {len}",
-                line.number
-            )));
-            return None;
-        }
         // With its tag and its length before it.
         let len = 1 + prost::length_delimiter_len(len) + len;
         let is_full = self.open.len() >= BATCH_RECORDS_MAX
@@ -150,12 +136,14 @@ impl Batches {
 
 #[cfg(test)]
 mod tests {
-    use super::super::input::Source;
+    use super::super::input::{Check, Source};
     use super::*;
 
     async fn cut(lines: Vec<String>, skip: u64) -> (Vec<Batch>, anyhow::Result<()>) {
-        let input = Input::open(Source::Lines(lines), false).unwrap();
-        let mut batches = Batches::new(input, Vec::new(), skip).unwrap();
+        let headers = Headers::default();
+        let check = Check { json: false, len_max: headers.value_len_max() };
+        let input = Input::open(Source::Lines(lines), check).await.unwrap();
+        let mut batches = Batches::new(input, headers, skip);
         let mut all = Vec::new();
         loop {
             match batches.next().await {
@@ -189,32 +177,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_before_a_bad_line_is_handed_out() {
-        let lines = vec!["good".to_owned(), "x".repeat(RECORD_BYTES_MAX), "never".to_owned()];
-        let (batches, end) = cut(lines, 0).await;
-        assert_eq!(counts(&batches), [1]);
-        let error = end.unwrap_err().to_string();
-        assert!(error.starts_with("line 2 is too long"), "{error}");
-    }
-
-    #[tokio::test]
     async fn records_at_the_front_are_left_out() {
         for (skip, expected) in [(0, vec![3]), (2, vec![1]), (3, vec![]), (4, vec![])] {
             let (batches, end) = cut(vec!["x".to_owned(); 3], skip).await;
             end.unwrap();
             assert_eq!(counts(&batches), expected, "{skip}");
         }
-    }
-
-    #[tokio::test]
-    async fn reserved_headers_are_refused_before_anything_is_read() {
-        let header = |name: &str| pb::Header { name: name.to_owned(), value: Vec::new().into() };
-        let batches = |header| {
-            let input = Input::open(Source::Lines(Vec::new()), false).unwrap();
-            Batches::new(input, vec![header], 0).map(|_| ())
-        };
-        batches(header("source")).unwrap();
-        assert!(batches(header("pyramid.x")).is_err());
-        assert!(batches(header("")).is_err());
     }
 }

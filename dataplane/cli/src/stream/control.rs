@@ -10,8 +10,12 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::info::to_json;
+use super::read::offset;
 use crate::connection::{self, explain, refused};
 use crate::output::Output;
+
+/// What becomes of records that are given up, until the object store is swept.
+const CHUNKS_STAY: &str = "their encrypted chunks stay in the object store in this version";
 
 /// How long `seal --wait` waits for the object store.
 const SHIP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,11 +32,12 @@ pub(super) struct CreateArgs {
     #[arg(value_name = "STREAM")]
     name: StreamName,
 
-    /// Seal a chunk at this many bytes of records. Default: the Writer's.
+    /// Seal a chunk at this many bytes of records: 1 to 67108864 (64 MiB). Default: the Writer's.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=64 << 20))]
     chunk_bytes: Option<u64>,
 
-    /// Seal a chunk when its oldest record is this old. Default: the Writer's.
+    /// Seal a chunk when its oldest record is this old: 1 or more milliseconds. Default: the
+    /// Writer's.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     chunk_age_ms: Option<u64>,
 
@@ -139,14 +144,18 @@ pub(super) async fn seal(
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  pyramid stream trim orders 1000              records 0 to 999 are gone")]
+  pyramid stream trim orders 1000              records 0 to 999 are no longer read
+
+Trimmed records can no longer be read through the Writer, and this cannot be taken back. Their
+encrypted chunks, and the key object of the stream, stay in the object store in this version: nothing
+sweeps it yet.")]
 pub(super) struct TrimArgs {
     /// Which stream.
     #[arg(value_name = "STREAM")]
     name: StreamName,
 
     /// The oldest record that stays.
-    #[arg(value_name = "OFFSET")]
+    #[arg(value_name = "OFFSET", value_parser = offset, allow_negative_numbers = true)]
     first_offset: u64,
 }
 
@@ -163,7 +172,10 @@ pub(super) async fn trim(
     let trimmed = client.trim(request).await.map_err(|error| explain(&name, error))?;
     let first_offset = trimmed.first_offset;
     output.say(
-        &format!("stream {name} now begins at offset {first_offset}"),
+        &format!(
+            "stream {name} now begins at offset {first_offset}; older records can no longer be read \
+             through the Writer, {CHUNKS_STAY}"
+        ),
         &json!({ "stream": name.as_str(), "first_offset": first_offset }),
     )
 }
@@ -171,13 +183,17 @@ pub(super) async fn trim(
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
-  pyramid stream rm orders --yes")]
+  pyramid stream rm orders --yes
+
+The records can no longer be read through the Writer, and this cannot be taken back. Their encrypted
+chunks, and the key object that opens them with the Writer's key file, stay in the object store in
+this version: nothing sweeps it yet.")]
 pub(super) struct RemoveArgs {
     /// Which stream.
     #[arg(value_name = "STREAM")]
     name: StreamName,
 
-    /// Yes, all its records shall be lost for ever.
+    /// Yes, nobody shall read its records through the Writer again.
     #[arg(long, required = true)]
     yes: bool,
 }
@@ -200,5 +216,9 @@ pub(super) async fn remove(
     let removed = admin.calls.delete_stream(request).await.map_err(refused);
     removed.with_context(|| format!("remove stream {name}"))?;
     let json = json!({ "removed": name.as_str(), "stream_id": stream_id });
-    output.say(&format!("removed stream {name}"), &json)
+    let text = format!(
+        "removed stream {name}; its records can no longer be read through the Writer, {CHUNKS_STAY}, \
+         with the key object that opens them"
+    );
+    output.say(&text, &json)
 }

@@ -5,13 +5,16 @@ use pyramid_protocol::pb::v1 as pb;
 use serde_json::{Value, json};
 
 use super::control::existing;
-use crate::output::{Format, Output, bytes, table};
+use crate::output::{Format, Output, bytes, shortened, table};
 use crate::{connection, log_time};
+
+/// How much of a name the table shows, so that the numbers stay in sight. Unit: characters.
+const NAME_CHARS_MAX: usize = 60;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  pyramid stream ls
+  pyramid stream ls                            long names are cut; --output json has all of them
   pyramid stream ls --prefix orders/ --output json | jq .next_offset")]
 pub(super) struct ListArgs {
     /// Only streams whose names begin so.
@@ -52,7 +55,7 @@ pub(super) async fn list(
 fn row(info: &pb::StreamInfo) -> Vec<String> {
     let closed = if info.closed { " (closed)" } else { "" };
     vec![
-        format!("{}{closed}", info.name),
+        format!("{}{closed}", shortened(&info.name, NAME_CHARS_MAX)),
         info.first_offset.to_string(),
         info.next_offset.to_string(),
         info.chunk_count.to_string(),

@@ -30,7 +30,8 @@ pub(super) struct ReadArgs {
     name: StreamName,
 
     /// Begin at this offset. Default: the oldest record.
-    #[arg(long, value_name = "OFFSET", conflicts_with_all = ["from_time", "last"])]
+    #[arg(long, value_name = "OFFSET", value_parser = offset, allow_negative_numbers = true,
+        conflicts_with_all = ["from_time", "last"])]
     from: Option<u64>,
 
     /// Begin with what was appended at this time or later: RFC 3339, or milliseconds since 1970.
@@ -63,6 +64,11 @@ pub(super) struct TailArgs {
     /// Go on with what is appended, until Ctrl-C.
     #[arg(short, long)]
     follow: bool,
+}
+
+pub(super) fn offset(text: &str) -> Result<u64, String> {
+    let expected = "offsets are whole numbers from 0 on; for the last N records give --last N";
+    text.parse().map_err(|_| expected.to_owned())
 }
 
 pub(super) async fn read(
@@ -178,7 +184,7 @@ fn explain(name: &StreamName, error: Error) -> anyhow::Error {
             anyhow!("{}; read on with --from {first}", refusal.message)
         }
         (Reason::BeyondNext, Some(refusal::Detail::NextOffset(next))) => {
-            anyhow!("{}; the last record of {name} has the offset before {next}", refusal.message)
+            anyhow!("the stream {name} ends at {next}, the offset of the record that comes next")
         }
         _ => explain_refusal(name, &refusal),
     }

@@ -45,6 +45,39 @@ fn a_signal_ends_it_cleanly_and_the_next_one_goes_on() {
     }
 }
 
+#[test]
+fn what_is_stored_is_read_also_when_the_file_for_other_commands_cannot_be_written() {
+    let mut dev = Dev::start();
+    dev.run(["stream", "create", "orders"]).ok();
+    dev.run(["stream", "append", "orders", "tea"]).ok();
+    assert_eq!(dev.signal(Signal::SIGTERM), Some(0));
+    std::fs::create_dir(dev.data_dir().join("dev.new")).unwrap();
+    dev.restart();
+    let writer = dev.ready["writer"].as_str().unwrap();
+    assert_eq!(dev.run(["stream", "read", "orders", "--writer", writer]).ok(), "tea\n");
+    let error = dev.run(["stream", "read", "orders"]).failed(1);
+    assert!(error.contains("give --writer"), "{error}");
+}
+
+#[test]
+fn a_clean_end_says_so() {
+    let other = tempfile::tempdir().unwrap();
+    let mut command = crate::running::command();
+    command.arg("dev").arg("--data-dir").arg(other.path());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    for port in ["--listen", "--admin-listen", "--local-listen"] {
+        command.args([port, "127.0.0.1:0"]);
+    }
+    let mut child = command.spawn().unwrap();
+    let lines = crate::running::Lines::new(child.stdout.take().unwrap());
+    assert_eq!(lines.next(), "Pyramid is ready.");
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.ends_with("stopped; everything acknowledged is on disk\n"), "{said}");
+}
+
 #[tokio::test]
 async fn nobody_has_to_read_what_it_says() {
     let other = tempfile::tempdir().unwrap();
@@ -94,6 +127,7 @@ fn a_port_that_is_taken_is_named() {
         }
         let error = run(&mut command).failed(1);
         assert!(error.contains(flag) && error.contains("in use"), "{flag}: {error}");
+        assert!(error.ends_with("another port, or port 0 for a free one\n"), "{flag}: {error}");
     }
 }
 

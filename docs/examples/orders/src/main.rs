@@ -12,6 +12,7 @@ mod service;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
@@ -33,13 +34,24 @@ struct Args {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let Args { listen, database, print } = Args::parse();
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // With its causes, on one line. There is nobody to tell that standard error is closed.
+            drop(writeln!(io::stderr(), "error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<()> {
+    let Args { listen, database, print } = args;
     let database = database::open(&database)?;
     if print {
         return database::print(&database, &mut io::stdout().lock());
     }
-    let accept = TcpAccept::bind(listen).await.with_context(|| format!("listen on {listen}"))?;
+    let accept = TcpAccept::bind(listen).await.with_context(|| format!("--listen {listen}"))?;
     let mut terminate = signal(SignalKind::terminate())?;
     writeln!(io::stdout(), "listening on {}", accept.local_address()?)?;
     service::serve(database, accept, async move {
