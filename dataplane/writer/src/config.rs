@@ -81,7 +81,7 @@ pub struct ReplicaArgs {
 /// When chunks are cut, and how much log and memory a replica may use.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct LimitArgs {
-    /// Seal a chunk at this many bytes of records.
+    /// Seal a chunk at this many bytes of records: 1 to 67108864.
     #[arg(long, env = "PYRAMID_CHUNK_BYTES", default_value_t = 8 << 20, value_name = "BYTES",
         value_parser = clap::value_parser!(u64).range(1..=crate::shipper::CHUNK_BYTES_MAX))]
     pub chunk_bytes: u64,
@@ -91,18 +91,20 @@ pub struct LimitArgs {
         value_parser = clap::value_parser!(u64).range(1..))]
     pub chunk_age_ms: u64,
 
-    /// Budget of the write-ahead log. Above 90% of it appends are refused until chunks are shipped.
+    /// Budget of the write-ahead log. Above 70% of it appends are slowed down, above 90% refused.
     /// Default: 60% of the volume, at most 32 GiB.
-    #[arg(long, env = "PYRAMID_WAL_BYTES_MAX", value_name = "BYTES")]
+    #[arg(long, env = "PYRAMID_WAL_BYTES_MAX", value_name = "BYTES",
+        value_parser = clap::value_parser!(u64).range(1..))]
     pub wal_bytes_max: Option<u64>,
 
-    /// Size of one file of the write-ahead log; a multiple of 4096. Fixed for the life of a data
-    /// directory.
+    /// Size of one file of the write-ahead log: 16777216 to 1073741824, a multiple of 4096. Fixed
+    /// for the life of a data directory.
     #[arg(long, env = "PYRAMID_SEGMENT_BYTES", default_value_t = 64 << 20, value_name = "BYTES",
         value_parser = clap::value_parser!(u64).range(16 << 20..=1 << 30))]
     pub segment_bytes: u64,
 
-    /// Memory that the process may use. Default: the limit of its cgroup, else the machine's.
+    /// Memory that live cache, uploads and appends in flight are parts of: at least 67108864.
+    /// Default: the limit of its cgroup, else the machine's.
     #[arg(long, env = "PYRAMID_MEMORY_BYTES_MAX", value_name = "BYTES",
         value_parser = clap::value_parser!(u64).range(64 << 20..))]
     pub memory_bytes_max: Option<u64>,
