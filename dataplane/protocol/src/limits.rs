@@ -27,6 +27,12 @@ pub const NAME_BYTES_MAX: usize = 256;
 /// Most streams that one subscription names.
 pub const SUBSCRIPTION_STREAMS_MAX: usize = 1024;
 
+/// Most identities in one list of rights.
+pub const IDENTITIES_MAX: usize = 1024;
+
+/// Longest identity, a SPIFFE URI. Unit: bytes. From the SPIFFE-ID standard, section 2.3.
+pub const IDENTITY_BYTES_MAX: usize = 2048;
+
 /// Largest message on any of our connections, in both directions. The largest append with its
 /// surroundings fits, as does one batch in a push.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;

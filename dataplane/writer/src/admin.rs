@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use pyramid_protocol::limits::{NAME_BYTES_MAX, SUBSCRIPTION_STREAMS_MAX};
+use pyramid_protocol::limits::{
+    IDENTITIES_MAX, IDENTITY_BYTES_MAX, NAME_BYTES_MAX, SUBSCRIPTION_STREAMS_MAX,
+};
 use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::pb::v1::admin_server::Admin;
@@ -287,6 +289,18 @@ fn check_name_and_id(member: &Member, name: &str, stream_id: u64) -> Result<(), 
     }
 }
 
+fn check_identities(what: &str, identities: &[String]) -> Result<(), Refusal> {
+    if identities.len() > IDENTITIES_MAX {
+        return Err(invalid(format!("{what}: a list has at most {IDENTITIES_MAX} identities")));
+    }
+    match identities.iter().find(|identity| identity.len() > IDENTITY_BYTES_MAX) {
+        Some(_) => {
+            Err(invalid(format!("{what}: an identity has at most {IDENTITY_BYTES_MAX} bytes")))
+        }
+        None => Ok(()),
+    }
+}
+
 async fn put_stream(
     member: &Member,
     put: pb::PutStream,
@@ -296,6 +310,9 @@ async fn put_stream(
     let (settings, rights) = (settings.unwrap_or_default(), rights.unwrap_or_default());
     if settings.chunk_bytes > CHUNK_BYTES_MAX {
         return Err(invalid(format!("settings: chunk_bytes is at most {CHUNK_BYTES_MAX}")));
+    }
+    for identities in [&rights.appenders, &rights.readers, &rights.managers] {
+        check_identities("rights", identities)?;
     }
     let declared = object(declared)?;
     let mut created = false;
@@ -401,6 +418,7 @@ async fn put_subscription(member: &Member, put: pb::PutSubscription) -> Result<(
         parsed.map_err(|error| invalid(format!("stream {stream:?}: {error}")))?;
     }
     let mut service_accounts = put.service_accounts;
+    check_identities("service_accounts", &service_accounts)?;
     service_accounts.sort_unstable();
     service_accounts.dedup();
     let command = Command::PutSubscription(stored::PutSubscription {
@@ -416,4 +434,20 @@ async fn put_subscription(member: &Member, put: pb::PutSubscription) -> Result<(
         }),
     });
     member.command(command).await.map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_identities_end_at_1024_of_2048_bytes() {
+        let longest = "x".repeat(IDENTITY_BYTES_MAX);
+        assert_eq!(check_identities("rights", &vec![longest.clone(); IDENTITIES_MAX]), Ok(()));
+        let refused = |identities: &[String]| {
+            check_identities("rights", identities).map_err(|refusal| refusal.reason())
+        };
+        assert_eq!(refused(&vec![String::new(); IDENTITIES_MAX + 1]), Err(Reason::Invalid));
+        assert_eq!(refused(&[longest + "x"]), Err(Reason::Invalid));
+    }
 }
