@@ -1,17 +1,14 @@
 //! The application: its `Consumer` service on localhost, with deadlines.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use pyramid_protocol::limits::MESSAGE_BYTES_MAX;
-use pyramid_protocol::net::{BoxIo, Connect};
+use pyramid_protocol::net::{Connect, Kept};
 use pyramid_protocol::pb::v1::consumer_client::ConsumerClient;
 use pyramid_protocol::pb::v1::{self as pb};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::Code;
@@ -80,7 +77,7 @@ impl Application {
                 (Arc::clone(&connect), Arc::clone(&to), Arc::clone(&counter));
             async move {
                 let io = connect.connect(&to).await?;
-                Ok::<_, io::Error>(TokioIo::new(Connection { io, losses }))
+                Ok::<_, io::Error>(TokioIo::new(Kept::new(io, Loss(losses))))
             }
         });
         let calls = ConsumerClient::new(endpoint.connect_with_connector_lazy(connector))
@@ -135,54 +132,11 @@ fn chain(status: &tonic::Status) -> String {
     cause.to_string()
 }
 
-/// Counts its own end.
-struct Connection {
-    io: BoxIo,
-    losses: Arc<watch::Sender<u64>>,
-}
+/// Counts its own end, which is that of the connection it is kept with.
+struct Loss(Arc<watch::Sender<u64>>);
 
-impl Drop for Connection {
+impl Drop for Loss {
     fn drop(&mut self) {
-        self.losses.send_modify(|losses| *losses += 1);
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.0.send_modify(|losses| *losses += 1);
     }
 }

@@ -73,17 +73,40 @@ impl Accept for Box<dyn Accept> {
     }
 }
 
-/// A connection taken, and who is at its other end.
-pub struct Accepted {
+/// A connection, and something that lives exactly as long as it does.
+pub struct Kept<T> {
     io: BoxIo,
+    kept: T,
+}
+
+impl<T> Kept<T> {
+    /// Keeps `kept` until the connection has ended.
+    #[must_use]
+    pub fn new(io: BoxIo, kept: T) -> Self {
+        Self { io, kept }
+    }
+}
+
+/// A connection taken, and who is at its other end.
+pub type Accepted = Kept<Taken>;
+
+/// What is kept with a connection that was taken.
+#[derive(Debug)]
+pub struct Taken {
     peer: Peer,
     /// Its place among [`CONNECTIONS_MAX`].
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl fmt::Debug for Accepted {
+impl From<Peer> for Taken {
+    fn from(peer: Peer) -> Self {
+        Self { peer, _place: None }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Kept<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Accepted").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Kept").field("kept", &self.kept).finish_non_exhaustive()
     }
 }
 
@@ -96,23 +119,15 @@ pub struct Peer {
     pub identity: Option<String>,
 }
 
-impl Accepted {
-    /// A connection from `peer`.
-    #[must_use]
-    pub fn new(io: BoxIo, peer: Peer) -> Self {
-        Self { io, peer, _place: None }
-    }
-}
-
 impl Connected for Accepted {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        self.peer.clone()
+        self.kept.peer.clone()
     }
 }
 
-impl AsyncRead for Accepted {
+impl<T: Unpin> AsyncRead for Kept<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -122,7 +137,7 @@ impl AsyncRead for Accepted {
     }
 }
 
-impl AsyncWrite for Accepted {
+impl<T: Unpin> AsyncWrite for Kept<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -198,7 +213,7 @@ impl Accept for TcpAccept {
         let (stream, address) = self.listener.accept().await?;
         stream.set_nodelay(true)?;
         let peer = Peer { address: address.to_string(), identity: None };
-        Ok(Accepted::new(Box::new(stream), peer))
+        Ok(Accepted::new(Box::new(stream), peer.into()))
     }
 }
 
@@ -248,7 +263,9 @@ pub fn incoming(accept: impl Accept) -> impl Stream<Item = io::Result<Accepted>>
 async fn next(accept: Arc<impl Accept>, places: Arc<Semaphore>) -> io::Result<Accepted> {
     let place = places.acquire_owned().await.expect("the places are never closed");
     match accept.accept().await {
-        Ok(accepted) => Ok(Accepted { _place: Some(place), ..accepted }),
+        Ok(Kept { io, kept: Taken { peer, .. } }) => {
+            Ok(Kept::new(io, Taken { peer, _place: Some(place) }))
+        }
         Err(error) => {
             tokio::time::sleep(ACCEPT_BACKOFF).await;
             Err(error)
@@ -285,7 +302,7 @@ mod tests {
     impl Accept for Crowd {
         async fn accept(&self) -> io::Result<Accepted> {
             let (here, _there) = tokio::io::duplex(1);
-            Ok(Accepted::new(Box::new(here), Peer::default()))
+            Ok(Accepted::new(Box::new(here), Peer::default().into()))
         }
     }
 

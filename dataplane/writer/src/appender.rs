@@ -189,6 +189,7 @@ enum Waiting {
     Command(oneshot::Sender<CommandAnswer>),
 }
 
+/// An append that waits for its answer. Whatever becomes of it, it is answered here.
 struct Pending {
     session: SessionStream,
     answer: oneshot::Sender<Answer>,
@@ -345,7 +346,7 @@ impl Appender {
         while let Some(work) = self.next_work() {
             match work {
                 Work::Append(append) if append.session.is_broken() => {
-                    answer(append.answer, Err(Failure::SessionBroken));
+                    Pending::from(append).answer(Err(Failure::SessionBroken));
                 }
                 Work::Append(append) => {
                     let pushed = batch.push(
@@ -359,8 +360,7 @@ impl Appender {
                         self.held = Some(Work::Append(append));
                         break;
                     }
-                    let Append { session, answer, permit, .. } = append;
-                    pending.push(Pending { session, answer, permit });
+                    pending.push(Pending::from(append));
                 }
                 Work::Command { .. } if !batch.is_empty() => {
                     self.held = Some(work);
@@ -442,29 +442,29 @@ fn answer_appends(pending: Vec<Pending>, result: Result<(LogId, Arc<Applied>), P
     }
 }
 
+impl From<Append> for Pending {
+    fn from(append: Append) -> Self {
+        let Append { session, answer, permit, .. } = append;
+        Self { session, answer, permit }
+    }
+}
+
 impl Pending {
     fn answer(self, result: Answer) {
         if !matches!(result, Ok(Outcome::Appended(_) | Outcome::Duplicate(_))) {
             self.session.break_off();
         }
         drop(self.permit);
-        answer(self.answer, result);
-    }
-}
-
-fn answer(to: oneshot::Sender<Answer>, result: Answer) {
-    if to.send(result).is_err() {
-        // The session ended and does not wait any more; its append stands all the same.
-        tracing::trace!("nobody waits for the answer to an append");
+        if self.answer.send(result).is_err() {
+            // The session ended and does not wait any more; its append stands all the same.
+            tracing::trace!("nobody waits for the answer to an append");
+        }
     }
 }
 
 fn refuse(work: Work, why: Failure) {
     match work {
-        Work::Append(append) => {
-            append.session.break_off();
-            answer(append.answer, Err(why));
-        }
+        Work::Append(append) => Pending::from(append).answer(Err(why)),
         // Who asked may be gone.
         Work::Command { answer, .. } => drop(answer.send(Err(why))),
     }

@@ -35,7 +35,7 @@ impl<A: Accept> Accept for KillableAccept<A> {
         let io = self.inner.accept().await?;
         let killed = self.network.0.lock().unwrap().clone();
         let io = Killable { io, killed: Box::pin(killed.cancelled_owned()), is_killed: false };
-        Ok(Accepted::new(Box::new(io), Peer::default()))
+        Ok(Accepted::new(Box::new(io), Peer::default().into()))
     }
 }
 
