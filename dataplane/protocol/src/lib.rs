@@ -24,6 +24,7 @@ pub mod pb;
 pub mod records;
 pub mod refusal;
 mod secret;
+mod spiffe_id;
 pub mod stream_name;
 
 pub use batch::Batch;
@@ -31,4 +32,5 @@ pub use clock::{Clock, SystemClock};
 pub use entropy::{Entropy, SeededEntropy, SystemEntropy};
 pub use offset::{Offset, Position, StreamId};
 pub use records::Records;
+pub use spiffe_id::{ParseSpiffeIdError, SpiffeId};
 pub use stream_name::StreamName;

@@ -1,4 +1,4 @@
-//! Connections, behind two traits: simulations run over in-memory pipes, later ones over TLS.
+//! Connections, behind two traits: simulations run over in-memory pipes, production over TLS.
 //!
 //! A program is given a [`Connect`] and an [`Accept`] and never names a socket itself.
 
@@ -18,6 +18,8 @@ use tokio_stream::Stream;
 use tonic::codegen::http::Uri;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Server};
+
+use crate::SpiffeId;
 
 /// A stream window. Large enough that one stream fills a fast local connection.
 const STREAM_WINDOW_BYTES: u32 = 4 << 20;
@@ -115,8 +117,8 @@ impl<T: fmt::Debug> fmt::Debug for Kept<T> {
 pub struct Peer {
     /// Where it comes from, for logs.
     pub address: String,
-    /// The SPIFFE URI that was proved; `None` on connections without TLS.
-    pub identity: Option<String>,
+    /// The identity that was proved; `None` on connections without TLS.
+    pub identity: Option<SpiffeId>,
 }
 
 impl Connected for Accepted {

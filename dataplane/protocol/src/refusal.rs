@@ -62,10 +62,12 @@ impl Refusal {
             .and_then(|value| value.to_bytes().ok())
             .and_then(|bytes| Self::decode(bytes).ok());
         carried.unwrap_or_else(|| match status.code() {
-            Code::InvalidArgument
-            | Code::OutOfRange
-            | Code::PermissionDenied
-            | Code::Unauthenticated => Self::new(Reason::Invalid, status.message()),
+            Code::InvalidArgument | Code::OutOfRange => {
+                Self::new(Reason::Invalid, status.message())
+            }
+            Code::PermissionDenied | Code::Unauthenticated => {
+                Self::new(Reason::Denied, status.message())
+            }
             Code::NotFound => Self::new(Reason::NotFound, status.message()),
             // Another service of ours, or none, answers so without a message.
             Code::Unimplemented if status.message().is_empty() => Self::new(
@@ -122,7 +124,8 @@ fn may_succeed_later(reason: Reason) -> bool {
         | Reason::Foreign
         | Reason::Damaged
         | Reason::Internal
-        | Reason::Unimplemented => false,
+        | Reason::Unimplemented
+        | Reason::Denied => false,
     }
 }
 
@@ -148,6 +151,7 @@ fn code(reason: Reason) -> Code {
         Reason::Damaged => Code::DataLoss,
         Reason::Unspecified | Reason::Internal => Code::Internal,
         Reason::Unimplemented => Code::Unimplemented,
+        Reason::Denied => Code::PermissionDenied,
     }
 }
 

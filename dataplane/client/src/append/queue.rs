@@ -163,7 +163,8 @@ impl Queue {
             | Reason::Foreign
             | Reason::Damaged
             | Reason::Internal
-            | Reason::Unimplemented => false,
+            | Reason::Unimplemented
+            | Reason::Denied => false,
         }
     }
 

@@ -1,0 +1,1 @@
+//! Mutual TLS from a directory, with identities.
