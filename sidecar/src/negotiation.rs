@@ -345,7 +345,8 @@ pub fn refused_read(stored: Position, refusal: &Refusal) -> Verdict {
         | Reason::Foreign
         | Reason::Damaged
         | Reason::Internal
-        | Reason::Unimplemented => Verdict::Retry,
+        | Reason::Unimplemented
+        | Reason::Denied => Verdict::Retry,
     }
 }
 
