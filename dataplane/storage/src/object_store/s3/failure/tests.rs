@@ -102,11 +102,7 @@ fn every_answer_of_s3_says_what_to_do() {
         (400, "InvalidToken", refused(token)),
         (400, "TokenRefreshRequired", refused(token)),
         (403, "InvalidClientTokenId", refused(token)),
-        (
-            403,
-            "",
-            refused("https://s3.example:9000 answered 403; check the credentials in /keys"),
-        ),
+        (403, "", refused("https://s3.example:9000 answered 403; check the credentials in /keys")),
         (
             401,
             "Unauthorized",
@@ -202,9 +198,7 @@ fn what_is_no_answer_says_what_to_do() {
         ),
         (
             Failure::Transport(Cause::NotTls),
-            refused(
-                "https://s3.example:9000 does not speak TLS; use http:// or another port",
-            ),
+            refused("https://s3.example:9000 does not speak TLS; use http:// or another port"),
         ),
         (
             Failure::Transport(Cause::NotHttp),
@@ -274,10 +268,7 @@ fn what_is_no_answer_says_what_to_do() {
                  could be missed; use a server that does",
             ),
         ),
-        (
-            Failure::LifeTooLong,
-            refused("a URL lives at most 7 days; shorten the life of URLs"),
-        ),
+        (Failure::LifeTooLong, refused("a URL lives at most 7 days; shorten the life of URLs")),
     ] {
         assert_eq!(of_put(&failure), expected, "{failure:?}");
     }
