@@ -456,3 +456,6 @@ fn moment(ms: u64) -> Result<OffsetDateTime, Error> {
     let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_range| Error::Make(rcgen::Error::Time))
 }
+
+#[cfg(test)]
+mod tests;

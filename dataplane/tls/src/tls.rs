@@ -359,3 +359,34 @@ pub(crate) fn chain_text(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_near_its_end_in_the_last_fifth_of_its_life() {
+        let validity = Validity { not_before_ms: 1000, not_after_ms: 2000 };
+        for (now_ms, end) in [
+            (1000, End::Far),
+            (1800, End::Far),
+            (1801, End::Near),
+            (2000, End::Near),
+            (2001, End::Over),
+        ] {
+            assert_eq!(End::of(validity, now_ms), end, "{now_ms}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_each_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("read: {0}")]
+        struct Outer(#[source] Middle);
+        #[derive(Debug, thiserror::Error)]
+        #[error("middle")]
+        struct Middle(#[source] fmt::Error);
+        let text = chain_text(&Outer(Middle(fmt::Error)));
+        assert_eq!(text, format!("read: middle: {}", fmt::Error));
+    }
+}

@@ -7,6 +7,7 @@
 
 mod certificates;
 mod chains;
+mod channel;
 mod clocks;
 mod directories;
 mod forge;
