@@ -27,8 +27,6 @@ use crate::verifier::{self, Clients, Servers, Time};
 
 /// How often a program looks for new files, if it has no reason for something else.
 pub const WATCH_EVERY: Duration = Duration::from_secs(5);
-/// A peer that does not finish a handshake in this time is given up, on both sides.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A certificate is near its end in the last of this many parts of its life.
 const LAST_PART: u64 = 5;
 
