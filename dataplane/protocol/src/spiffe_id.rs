@@ -35,7 +35,7 @@ impl SpiffeId {
     ///
     /// It is no trust domain.
     pub fn operator(trust_domain: &str) -> Result<Self, ParseSpiffeIdError> {
-        Self::of([trust_domain], format!("{SCHEME}{trust_domain}{OPERATOR}"))
+        Self::of([trust_domain], &format!("{SCHEME}{trust_domain}{OPERATOR}"))
     }
 
     /// All replicas of one Writer.
@@ -49,7 +49,7 @@ impl SpiffeId {
         name: &str,
     ) -> Result<Self, ParseSpiffeIdError> {
         let parts = [trust_domain, namespace, name];
-        Self::of(parts, format!("{SCHEME}{trust_domain}/ns/{namespace}/writer/{name}"))
+        Self::of(parts, &format!("{SCHEME}{trust_domain}/ns/{namespace}/writer/{name}"))
     }
 
     /// Whatever runs under a service account.
@@ -63,11 +63,11 @@ impl SpiffeId {
         name: &str,
     ) -> Result<Self, ParseSpiffeIdError> {
         let parts = [trust_domain, namespace, name];
-        Self::of(parts, format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{name}"))
+        Self::of(parts, &format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{name}"))
     }
 
     /// The identity with this text, if no part of it brings a slash along.
-    fn of<const N: usize>(parts: [&str; N], text: String) -> Result<Self, ParseSpiffeIdError> {
+    fn of<const N: usize>(parts: [&str; N], text: &str) -> Result<Self, ParseSpiffeIdError> {
         let is_one_each = parts.iter().all(|part| !part.contains('/'));
         if is_one_each { text.parse() } else { Err(ParseSpiffeIdError) }
     }

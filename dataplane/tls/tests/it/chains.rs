@@ -23,7 +23,7 @@ async fn an_intermediate_must_be_an_authority() {
         (IsCa::ExplicitNoCa, false),
         (IsCa::Ca(BasicConstraints::Unconstrained), true),
     ] {
-        let intermediate = root.intermediate("intermediate", |it| it.is_ca = is_ca.clone());
+        let intermediate = root.intermediate("intermediate", |it| it.is_ca = is_ca);
         let result = world.attack(&server, intermediate.leaf(|_| {})).await;
         assert_eq!(result.is_ok(), is_taken, "{is_ca:?}");
     }

@@ -6,6 +6,7 @@ use pyramid_protocol::Clock as _;
 use pyramid_tls::authority::Request;
 use pyramid_tls::{ConnectError, Reason, Tls};
 
+use crate::forge::attack;
 use crate::world::{
     DAY, Greeter, HOUR, NOW_MS, TestClock, World, greeted, open, user_request, why, writer_request,
 };
@@ -130,4 +131,21 @@ async fn a_directory_that_does_not_hold_now_is_not_opened() {
     );
     open(NOW_MS + twelve_hours).unwrap();
     open(NOW_MS - 300_000).unwrap();
+}
+
+/// A3: resuming a session would skip the certificate.
+#[tokio::test]
+async fn a_client_that_was_here_before_is_checked_again() {
+    let world = World::new();
+    let clock = TestClock::at(NOW_MS);
+    let writer = Tls::open(&world.write("writer", &writer_request()), clock.clone()).unwrap();
+    let server = Greeter::start(&writer).await;
+    // Its clones share what they remember of earlier sessions.
+    let client = world.raw_client(Some(world.shown()));
+    for _ in 0..2 {
+        attack(&server, client.clone()).await.unwrap();
+    }
+    clock.forward(DAY);
+    attack(&server, client).await.unwrap_err();
+    server.refused(&[(Reason::Expired, 1)]).await;
 }
