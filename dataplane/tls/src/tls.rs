@@ -173,7 +173,7 @@ impl Tls {
     async fn look(&self, watch: &mut Watch) {
         let mut result = self.reload().await;
         if result.is_err() {
-            // Perhaps we came in the middle of a change: three files were read one after another.
+            // Perhaps we came in the middle of a change of plain files, one after another.
             result = self.reload().await;
         }
         match result {

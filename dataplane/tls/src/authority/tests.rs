@@ -1,3 +1,5 @@
+#![expect(clippy::wildcard_enum_match_arm, reason = "the long enum of another library")]
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt as _;
 
