@@ -71,7 +71,10 @@ async fn a_put_sends_its_condition_and_proves_its_body() {
     for condition in
         [Condition::None, Condition::Absent, Condition::Unchanged(Version::new("\"before\""))]
     {
-        assert_eq!(store.put(&key("dev/a.pyc"), body.clone(), condition).await, Ok(version.clone()));
+        assert_eq!(
+            store.put(&key("dev/a.pyc"), body.clone(), condition).await,
+            Ok(version.clone())
+        );
     }
     let asked = server.asked();
     let sent = |header| asked.iter().map(|one| one.header(header)).collect::<Vec<_>>();
@@ -150,8 +153,7 @@ async fn a_range_is_cut_at_the_end_of_the_object() {
 #[tokio::test]
 async fn an_empty_object_has_a_version() {
     let (store, _server, _keys) = store(object(b"")).await;
-    let empty =
-        Object { bytes: Bytes::new(), total_len: 0, version: Some(Version::new(ETAG)) };
+    let empty = Object { bytes: Bytes::new(), total_len: 0, version: Some(Version::new(ETAG)) };
     assert_eq!(store.get(&key("a"), 0..10).await, Ok(empty));
 }
 
@@ -235,10 +237,9 @@ async fn pages_are_put_together_and_foreign_keys_left_out() {
 #[tokio::test]
 async fn a_full_page_says_that_there_are_more() {
     let keys: Vec<_> = (0..LISTING_LEN_MAX).map(|number| format!("dev/{number:04}")).collect();
-    let (store, server, _keys) = store(move |_| {
-        page(&keys.iter().map(String::as_str).collect::<Vec<_>>(), Some("next"))
-    })
-    .await;
+    let (store, server, _keys) =
+        store(move |_| page(&keys.iter().map(String::as_str).collect::<Vec<_>>(), Some("next")))
+            .await;
     let listing = store.list("dev/", None).await.unwrap();
     assert_eq!((listing.objects.len(), listing.more), (LISTING_LEN_MAX, true));
     server.one();
@@ -319,7 +320,10 @@ async fn nothing_is_tried_twice_here() {
 async fn answers_are_told_by_what_to_do() {
     let later = "Sun, 01 Jan 3000 00:00:00 GMT";
     for (canned, expected) in [
-        (Canned::s3_error(404, "NoSuchBucket", ""), "the bucket chunks does not exist at http://127"),
+        (
+            Canned::s3_error(404, "NoSuchBucket", ""),
+            "the bucket chunks does not exist at http://127",
+        ),
         (Canned::s3_error(403, "AccessDenied", ""), "may not list in bucket chunks; grant s3:List"),
         (Canned::s3_error(403, "InvalidAccessKeyId", SECRET), "does not know the access key"),
         (
@@ -377,8 +381,8 @@ async fn a_clock_that_is_wrong_by_a_day_is_told_and_not_worked_around() {
         assert!(error.contains("is 24 hours ahead of that of http://127.0.0.1"), "{error}");
         assert!(error.ends_with("set the clock of this machine"), "{error}");
     }
-    let signed_at = |asked: &Asked| asked.header("x-amz-date").unwrap()[..4].to_owned();
-    assert!(server.asked().iter().all(|asked| signed_at(asked) > "2000".to_owned()));
+    let asked = server.asked();
+    assert!(asked.iter().all(|asked| asked.header("x-amz-date") > Some("2001")));
 }
 
 #[tokio::test]
@@ -394,7 +398,8 @@ async fn changed_credentials_count_without_a_restart() {
         .asked()
         .iter()
         .map(|asked| {
-            let (_, rest) = asked.header("authorization").unwrap().split_once("Credential=").unwrap();
+            let (_, rest) =
+                asked.header("authorization").unwrap().split_once("Credential=").unwrap();
             rest.split('/').next().unwrap().to_owned()
         })
         .collect();
@@ -431,8 +436,13 @@ async fn only_the_authority_of_the_settings_is_believed() {
     let both = open("both.crt", wrong.pem() + &right.pem()).await;
     assert_eq!(both.list("", None).await, Ok(Listing::default()));
 
-    let none = S3Store::open(&settings(&server.url(), keys.path(), None)).await.unwrap();
-    for store in [open("wrong.crt", wrong.pem()).await, none] {
+    let mut others = vec![open("wrong.crt", wrong.pem()).await];
+    match S3Store::open(&settings(&server.url(), keys.path(), None)).await {
+        Ok(store) => others.push(store),
+        // A machine without a bundle says so even earlier.
+        Err(error) => assert_eq!(error, OpenError::Trust(crate::TrustError::NoNativeRoots)),
+    }
+    for store in others {
         let error = store.list("", None).await.unwrap_err();
         assert!(matches!(&error, Error::Refused { .. }), "{error:?}");
         assert!(text(&error).ends_with("give the right one with --s3-ca"), "{error}");

@@ -70,7 +70,10 @@ fn an_endpoint_is_a_server_and_nothing_more() {
         ("https://[::1]:9000", "https://[::1]:9000"),
         ("HTTPS://s3.example:1", "https://s3.example:1"),
     ] {
-        assert_eq!(Endpoint::parse(given).map(|endpoint| endpoint.to_string()), Ok(expected.into()));
+        assert_eq!(
+            Endpoint::parse(given).map(|endpoint| endpoint.to_string()),
+            Ok(expected.into())
+        );
     }
     assert!(Endpoint::parse("https://a").unwrap().is_https());
     assert!(!Endpoint::parse("http://a").unwrap().is_https());
@@ -116,10 +119,7 @@ fn flags_that_contradict_each_other_are_refused() {
         (at("https://a"), "--s3-endpoint"),
         (region("eu-west-1"), "--s3-region"),
         (ca(), "--s3-ca"),
-        (
-            S3Options { credentials_dir: Some("/keys".into()), ..options() },
-            "--s3-credentials",
-        ),
+        (S3Options { credentials_dir: Some("/keys".into()), ..options() }, "--s3-credentials"),
     ] {
         assert_eq!(parsed("file:/a", options), Err(SettingsError::OnlyForS3 { flag }));
     }
