@@ -100,9 +100,8 @@ impl FromStr for SpiffeId {
         let (domain, path) = split(text).ok_or(ParseSpiffeIdError)?;
         let in_domain = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
         let in_path = |b: u8| in_domain(b) || b.is_ascii_uppercase();
-        let is_segment = |segment: &str| {
-            !matches!(segment, "" | "." | "..") && segment.bytes().all(in_path)
-        };
+        let is_segment =
+            |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(in_path);
         let is_valid = text.len() <= IDENTITY_BYTES_MAX
             && (1..=TRUST_DOMAIN_BYTES_MAX).contains(&domain.len())
             && domain.bytes().all(in_domain)
