@@ -13,7 +13,7 @@ fn known(identity: &str) -> Caller {
 }
 
 /// A state with streams `a` and `b`, where `a` has these rights, and these subscriptions.
-fn state(rights: StreamRights, subscriptions: Vec<stored::Subscription>) -> State {
+fn state(rights: StreamRights, subscriptions: Vec<Subscription>) -> State {
     let object = || Some(stored::ObjectRef { uid: "u".into(), generation: 1 });
     let create = |name: &str, stream_id, rights| {
         let wrapped = vec![0; crate::state::WRAPPED_KEY_LEN].into();
@@ -33,7 +33,7 @@ fn state(rights: StreamRights, subscriptions: Vec<stored::Subscription>) -> Stat
         create("b", 2, StreamRights::default()),
     ];
     commands.extend(subscriptions.into_iter().map(|one| {
-        let subscription = Some(stored::Subscription { object: object(), ..one });
+        let subscription = Some(Subscription { object: object(), ..one });
         Command::PutSubscription(stored::PutSubscription { subscription })
     }));
     let mut state = State::default();
@@ -47,9 +47,9 @@ fn state(rights: StreamRights, subscriptions: Vec<stored::Subscription>) -> Stat
     state
 }
 
-fn subscription(name: &str, streams: &[&str], identities: &[&str]) -> stored::Subscription {
+fn subscription(name: &str, streams: &[&str], identities: &[&str]) -> Subscription {
     let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-    stored::Subscription {
+    Subscription {
         name: name.into(),
         streams: texts(streams),
         service_accounts: texts(identities),
