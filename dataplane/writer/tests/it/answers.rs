@@ -50,10 +50,16 @@ pub(crate) async fn answers(tenant: &Tenant, name: &str, stream_id: Option<u64>)
     let mut calls = tenant.calls.clone();
     let stream = || name.to_owned();
     let mut all = Answers::new();
-    let starts =
-        [None, Some(Start::Offset(0)), Some(Start::Offset(9)), Some(Start::LastRecords(1)), Some(Start::TimeMs(1))];
-    for (start, epoch, follow, want_locations) in
-        starts.into_iter().flat_map(|start| [(start, None, false, false), (start, Some(9), true, true)])
+    let starts = [
+        None,
+        Some(Start::Offset(0)),
+        Some(Start::Offset(9)),
+        Some(Start::LastRecords(1)),
+        Some(Start::TimeMs(1)),
+    ];
+    for (start, epoch, follow, want_locations) in starts
+        .into_iter()
+        .flat_map(|start| [(start, None, false, false), (start, Some(9), true, true)])
     {
         let request = pb::ReadRequest {
             stream: stream(),

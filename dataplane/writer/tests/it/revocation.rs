@@ -121,7 +121,8 @@ async fn a_right_that_is_taken_ends_what_rests_on_it_and_nothing_else() {
     for name in ["gone", "kept"] {
         session.append(append(name, &["first"])).await.unwrap();
     }
-    let (mut gone, mut kept) = (Follower::open(&mut a, "gone").await, Follower::open(&mut a, "kept").await);
+    let (mut gone, mut kept) =
+        (Follower::open(&mut a, "gone").await, Follower::open(&mut a, "kept").await);
     gone.reads("first").await;
     gone.caught_up().await;
     kept.reads("first").await;
@@ -150,7 +151,13 @@ async fn a_right_that_is_taken_ends_what_rests_on_it_and_nothing_else() {
     assert_eq!(offsets(session.append(append_to("kept")).await), (1, 2));
     kept.reads("second").await;
     assert_eq!(watch.hears().await, [("kept".into(), Some(2))]);
-    writer.put_subscription(pb::PutSubscription { paused: true, ..subscription_of("kept", &["kept"], &[A]) }).await.unwrap();
+    writer
+        .put_subscription(pb::PutSubscription {
+            paused: true,
+            ..subscription_of("kept", &["kept"], &[A])
+        })
+        .await
+        .unwrap();
     assert_eq!(attached_kept.hears().await, Ok(vec!["kept".into()]));
     assert_eq!(writer.info("gone").await.next_offset, 3, "nothing of A's was written after");
     writer.stop().await;

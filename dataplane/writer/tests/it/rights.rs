@@ -50,7 +50,10 @@ async fn a_stream_of_others_is_answered_like_one_that_does_not_exist() {
     let of_b = || rights(&[B], &[B], &[B]);
     let old_id = writer.put_rights("b", of_b()).await.stream_id;
     writer.delete_stream("b").await;
-    let names = ["b", "bb", "B", "\u{ff42}", "b\u{301}", "b/", "a/../b", "../b", "./b", "b\0", "b%00", " b", "b*"];
+    let names = [
+        "b", "bb", "B", "\u{ff42}", "b\u{301}", "b/", "a/../b", "../b", "./b", "b\0", "b%00", " b",
+        "b*",
+    ];
     let mut before = Vec::new();
     for name in names {
         for stream_id in [None, Some(old_id), Some(0)] {
@@ -79,12 +82,20 @@ async fn a_stream_of_others_is_answered_like_one_that_does_not_exist() {
     // One change each: another caller, a right.
     let bs = answers(&b, "b", None).await;
     let (differ, all) = (differing(&bs_before, &bs).len(), bs.len());
-    crate::tell(&format!("{} calls a name, {} names; B hears {differ} of {all} differ", all, names.len()));
+    crate::tell(&format!(
+        "{} calls a name, {} names; B hears {differ} of {all} differ",
+        all,
+        names.len()
+    ));
     // Nothing lies behind the last name, before as after.
     assert_eq!(differ + 1, all, "{:?}", differing(&bs_before, &bs));
     writer.put_rights("b", rights(&[B], &[B, A], &[B])).await;
     let allowed = answers(&a, "b", None).await;
-    assert!(differing(&before[0].2, &allowed).len() + 2 >= all, "{:?}", differing(&before[0].2, &allowed));
+    assert!(
+        differing(&before[0].2, &allowed).len() + 2 >= all,
+        "{:?}",
+        differing(&before[0].2, &allowed)
+    );
     writer.stop().await;
 }
 
@@ -135,8 +146,14 @@ async fn admin_codes(tenant: &Tenant) -> Vec<Code> {
     let mut admin = tenant.admin.clone();
     let cluster_id = bytes::Bytes::from(CLUSTER.to_vec());
     let put = pb::PutStreamsRequest { cluster_id: cluster_id.clone(), streams: vec![] };
-    let delete = pb::DeleteStreamRequest { cluster_id: cluster_id.clone(), name: "a".into(), stream_id: 1 };
-    let close = pb::SetClosedRequest { cluster_id: cluster_id.clone(), name: "a".into(), stream_id: 1, closed: true };
+    let delete =
+        pb::DeleteStreamRequest { cluster_id: cluster_id.clone(), name: "a".into(), stream_id: 1 };
+    let close = pb::SetClosedRequest {
+        cluster_id: cluster_id.clone(),
+        name: "a".into(),
+        stream_id: 1,
+        closed: true,
+    };
     let subscribe =
         pb::PutSubscriptionsRequest { cluster_id: cluster_id.clone(), subscriptions: vec![] };
     let unsubscribe = pb::DeleteSubscriptionRequest {
@@ -184,11 +201,8 @@ async fn admin_is_for_the_operator_alone() {
 }
 
 async fn init(tenant: &mut Tenant, stream: &str) -> Result<pb::InitProducerResponse, Refusal> {
-    let request = pb::InitProducerRequest {
-        stream: stream.into(),
-        name: "p".into(),
-        resume_sequence: None,
-    };
+    let request =
+        pb::InitProducerRequest { stream: stream.into(), name: "p".into(), resume_sequence: None };
     tenant.calls.init_producer(request).await.map(tonic::Response::into_inner).map_err(refusal)
 }
 
@@ -200,9 +214,8 @@ async fn a_reader_may_not_append_nor_manage() {
     writer.put_rights("a", rights(&[], &[], &[])).await;
     writer.put_subscription(subscription_of("s", &["a"], &[A])).await.unwrap();
     let mut a = tenants.tenant(A);
-    let append_once = async |a: &mut Tenant| {
-        Session::open(&mut a.calls).await.append(append("a", &["x"])).await
-    };
+    let append_once =
+        async |a: &mut Tenant| Session::open(&mut a.calls).await.append(append("a", &["x"])).await;
     let trim = pb::TrimRequest { stream: "a".into(), stream_id: None, first_offset: 1 };
     let seal = pb::SealRequest { stream: "a".into(), stream_id: None };
     let refused = [
@@ -294,23 +307,30 @@ async fn rights_for_what_is_no_identity_are_refused() {
     let (mut writer, _tenants) = folder.found_for_many().await;
     let odd = "spiffe://td/ns/a/sa/*";
     for list in 0..3 {
-        let lists: Vec<Vec<&str>> = (0..3).map(|n| if n == list { vec![A, odd] } else { vec![A] }).collect();
+        let lists: Vec<Vec<&str>> =
+            (0..3).map(|n| if n == list { vec![A, odd] } else { vec![A] }).collect();
         let put = pb::PutStream {
             object: Some(pb::ObjectRef { uid: "u".into(), generation: 1 }),
             name: "a".into(),
             rights: Some(rights(&lists[0], &lists[1], &lists[2])),
             ..Default::default()
         };
-        let request = pb::PutStreamsRequest { cluster_id: CLUSTER.to_vec().into(), streams: vec![put] };
+        let request =
+            pb::PutStreamsRequest { cluster_id: CLUSTER.to_vec().into(), streams: vec![put] };
         let mut results = writer.admin.put_streams(request).await.unwrap().into_inner().results;
         let Some(pb::put_stream_result::Result::Refused(refused)) = results.remove(0).result else {
             panic!("taken")
         };
         let what = ["appenders", "readers", "managers"][list];
         assert_eq!(refused.reason(), Reason::Invalid);
-        assert!(refused.message.starts_with(&format!("{what}: {odd:?} is none")), "{}", refused.message);
+        assert!(
+            refused.message.starts_with(&format!("{what}: {odd:?} is none")),
+            "{}",
+            refused.message
+        );
     }
-    let refused = writer.put_subscription(subscription_of("s", &["a"], &[A, odd])).await.unwrap_err();
+    let refused =
+        writer.put_subscription(subscription_of("s", &["a"], &[A, odd])).await.unwrap_err();
     assert_eq!(refused.reason(), Reason::Invalid);
     assert_eq!(writer.put_subscription(subscription_of("s", &["a"], &[A, B])).await, Ok(()));
     writer.put_rights("a", rights(&[A, B], &[A], &[B])).await;
