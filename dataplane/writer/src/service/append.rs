@@ -35,6 +35,10 @@ const SESSION_APPENDS_MAX: usize = 4096;
 /// Streams that one session may append to.
 const SESSION_STREAMS_MAX: usize = 10_000;
 
+/// Streams that one session may be refused for before it ends: their names are remembered, and
+/// whoever has no right to any can make up names.
+const SESSION_REFUSED_STREAMS_MAX: usize = 256;
+
 struct Session {
     member: Arc<Member>,
     caller: Caller,
@@ -113,7 +117,7 @@ impl Session {
                 self.admit(request);
             }
             let reads = !self.requests_end
-                && self.broken.len() < SESSION_STREAMS_MAX
+                && self.broken.len() < SESSION_REFUSED_STREAMS_MAX
                 && self.held.is_none()
                 && self.waiting.len() < SESSION_APPENDS_MAX
                 && self.waiting_bytes < SESSION_BYTES_MAX;

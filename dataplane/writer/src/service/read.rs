@@ -29,6 +29,10 @@ use crate::view::Subscription;
 /// Bytes of batches in one item; a larger batch goes alone.
 const ITEM_BYTES_MAX: usize = 1 << 20;
 
+/// The same for the first item. The connection takes one item even of a reader that takes nothing,
+/// so it grows only while items are taken: thousands of such readers hold little.
+const FIRST_ITEM_BYTES_MAX: usize = 32 << 10;
+
 /// The items of one read, to its end.
 pub(super) fn items(
     member: Arc<Member>,
@@ -84,6 +88,8 @@ struct Reader {
     follow: bool,
     want_locations: bool,
     left: Left,
+    /// Bytes of batches in the next item.
+    item_bytes_max: usize,
     locations_sent: usize,
     caught_up: bool,
     subscription: Subscription,
@@ -140,6 +146,7 @@ async fn begin(
         follow: request.follow,
         want_locations: request.want_locations,
         left,
+        item_bytes_max: FIRST_ITEM_BYTES_MAX,
         locations_sent: 0,
         caught_up: false,
         subscription,
@@ -389,10 +396,12 @@ impl Reader {
         Ok(batches)
     }
 
-    async fn read_live(&self, end: Offset) -> Result<Vec<Batch>, Refusal> {
+    async fn read_live(&mut self, end: Offset) -> Result<Vec<Batch>, Refusal> {
         let Member { view, wal, .. } = &*self.member;
-        let read = live::read(view, wal, self.stream_id, self.position, end, ITEM_BYTES_MAX);
-        match read.await {
+        let read = live::read(view, wal, self.stream_id, self.position, end, self.item_bytes_max);
+        let read = read.await;
+        self.item_bytes_max = ITEM_BYTES_MAX.min(2 * self.item_bytes_max);
+        match read {
             Ok(batches) => Ok(batches),
             // Shipped in between: the next step finds the chunk.
             Err(live::Error::Moved) => Ok(Vec::new()),

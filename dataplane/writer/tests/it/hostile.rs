@@ -165,9 +165,14 @@ async fn readers_that_take_nothing_stop_nobody() {
     let folder = Folder::new();
     let mut program = Program::start(&folder).await;
     let mut session = Session::open(&mut program.calls).await;
-    let value = "x".repeat(60_000);
-    for _ in 0..300 {
-        session.append(append("bystander", &[&value])).await.unwrap();
+    let value = "x".repeat(10_000);
+    for _ in 0..20 {
+        for _ in 0..100 {
+            session.send(append("bystander", &[&value])).await;
+        }
+        for _ in 0..100 {
+            session.answer().await.unwrap();
+        }
     }
     let mut request = Vec::new();
     prost::Message::encode(&crate::writer::read("bystander", 0), &mut request).unwrap();

@@ -6,7 +6,7 @@ use tonic::Code;
 use crate::answers::{answers, differing};
 use crate::tenants::{OPERATOR, Tenant, Tenants};
 use crate::writer::{
-    CLUSTER, Folder, Session, Writer, append, offsets, refusal, subscription, verdict,
+    CLUSTER, DEADLINE, Folder, Session, Writer, append, offsets, refusal, subscription, verdict,
 };
 
 pub(crate) const A: &str = "spiffe://td/ns/a/sa/app";
@@ -333,5 +333,27 @@ async fn rights_for_what_is_no_identity_are_refused() {
     assert_eq!(refused.reason(), Reason::Invalid);
     assert_eq!(writer.put_subscription(subscription_of("s", &["a"], &[A, B])).await, Ok(()));
     writer.put_rights("a", rights(&[A, B], &[A], &[B])).await;
+    writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_refused_for_256_streams_ends() {
+    let folder = Folder::new();
+    let (mut writer, tenants) = folder.found_for_many().await;
+    writer.put_rights("a", rights(&[A], &[], &[])).await;
+    let mut a = tenants.tenant(A);
+    for refused in [255, 256] {
+        let mut session = Session::open(&mut a.calls).await;
+        for number in 0..refused {
+            let answer = session.append(append(&format!("unknown {number}"), &["x"])).await;
+            assert_eq!(verdict(answer).0, Reason::NotFound);
+        }
+        if refused == 255 {
+            assert!(session.append(append("a", &["x"])).await.is_ok());
+        } else {
+            let end = tokio::time::timeout(DEADLINE, session.answers.message()).await;
+            assert!(matches!(end, Ok(Ok(None))), "{end:?}");
+        }
+    }
     writer.stop().await;
 }
