@@ -29,9 +29,9 @@ use crate::view::Subscription;
 /// Bytes of batches in one item; a larger batch goes alone.
 const ITEM_BYTES_MAX: usize = 1 << 20;
 
-/// The same for the first item. The connection takes one item even of a reader that takes nothing,
-/// so it grows only while items are taken: thousands of such readers hold little.
-const FIRST_ITEM_BYTES_MAX: usize = 32 << 10;
+/// The same for the first items; later ones grow with what was taken before. A connection takes
+/// some items also for a reader that takes nothing: so thousands of such readers hold little.
+const FIRST_ITEM_BYTES_MAX: usize = 16 << 10;
 
 /// The items of one read, to its end.
 pub(super) fn items(
@@ -88,8 +88,8 @@ struct Reader {
     follow: bool,
     want_locations: bool,
     left: Left,
-    /// Bytes of batches in the next item.
-    item_bytes_max: usize,
+    /// Bytes of all batches so far.
+    sent_bytes: u64,
     locations_sent: usize,
     caught_up: bool,
     subscription: Subscription,
@@ -146,7 +146,7 @@ async fn begin(
         follow: request.follow,
         want_locations: request.want_locations,
         left,
-        item_bytes_max: FIRST_ITEM_BYTES_MAX,
+        sent_bytes: 0,
         locations_sent: 0,
         caught_up: false,
         subscription,
@@ -396,12 +396,12 @@ impl Reader {
         Ok(batches)
     }
 
-    async fn read_live(&mut self, end: Offset) -> Result<Vec<Batch>, Refusal> {
+    async fn read_live(&self, end: Offset) -> Result<Vec<Batch>, Refusal> {
         let Member { view, wal, .. } = &*self.member;
-        let read = live::read(view, wal, self.stream_id, self.position, end, self.item_bytes_max);
-        let read = read.await;
-        self.item_bytes_max = ITEM_BYTES_MAX.min(2 * self.item_bytes_max);
-        match read {
+        let bytes_max = usize::try_from(self.sent_bytes / 2).unwrap_or(ITEM_BYTES_MAX);
+        let bytes_max = bytes_max.clamp(FIRST_ITEM_BYTES_MAX, ITEM_BYTES_MAX);
+        let read = live::read(view, wal, self.stream_id, self.position, end, bytes_max);
+        match read.await {
             Ok(batches) => Ok(batches),
             // Shipped in between: the next step finds the chunk.
             Err(live::Error::Moved) => Ok(Vec::new()),
@@ -439,6 +439,7 @@ impl Reader {
                 break;
             }
             self.left.take(u64::from(batch.record_count), bytes);
+            self.sent_bytes = self.sent_bytes.saturating_add(bytes);
             self.position = batch.next_offset();
             encoded.push(batch.encode());
         }
