@@ -33,6 +33,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Calls that one connection may have at once.
 const CALLS_PER_CONNECTION_MAX: u32 = 1024;
+/// Names and values of one call's headers. Ours have some hundred bytes; a call with more is
+/// refused, and a connection that goes on and on with them is closed. Unit: bytes.
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+/// Calls of one connection that were taken back before they were begun. A connection that has more
+/// only makes work: it is closed.
+const RESETS_PENDING_MAX: usize = 32;
+/// Calls of one connection that break the rules. One more closes it.
+const BROKEN_CALLS_MAX: usize = 256;
 /// Connections that one port has at once; more wait until one ends.
 const CONNECTIONS_MAX: usize = 4096;
 /// A listener that cannot take a connection, because the process has no more files, is left alone
@@ -305,6 +313,9 @@ pub fn server_of_age(age: Age) -> Server {
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+        .http2_max_local_error_reset_streams(Some(BROKEN_CALLS_MAX))
 }
 
 /// The connections of `accept`, for `serve_with_incoming`. Ends never; errors are for one

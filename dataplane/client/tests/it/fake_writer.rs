@@ -80,6 +80,8 @@ pub(crate) struct State {
     pub(crate) locations: usize,
     /// Calls of `Append` so far.
     pub(crate) sessions: usize,
+    /// Attachments that were refused because there is no such subscription.
+    pub(crate) refused_attachments: usize,
     last_id: u64,
 }
 
