@@ -66,44 +66,41 @@ impl Pulse {
     }
 }
 
-/// Looks at a [`Pulse`] now and then, and tells for how long it has been still.
+/// Is shown a number that moves now and then, and tells for how long it has been still.
 #[derive(Debug)]
-pub struct Monitor {
-    pulse: Pulse,
-    /// The count at the last change that was seen, and when it was seen.
-    seen: Mutex<(u64, Instant)>,
+pub struct Monitor(Mutex<Seen>);
+
+/// The number at the last change that was seen, and when it was seen.
+#[derive(Debug)]
+struct Seen {
+    number: u64,
+    at: Instant,
 }
 
 impl Monitor {
-    /// Begins now.
+    /// Begins now, with the number as it is.
     #[must_use]
-    pub fn new(pulse: Pulse) -> Self {
-        let seen = Mutex::new((pulse.beats(), Instant::now()));
-        Self { pulse, seen }
+    pub fn new(number: u64) -> Self {
+        Self(Mutex::new(Seen { number, at: Instant::now() }))
     }
 
-    /// The time since a change was seen last. A beat counts from the look that finds it, so looks
-    /// that are far apart can only be too kind.
-    pub fn still_for(&self) -> Duration {
-        let beats = self.pulse.beats();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.0 != beats {
-            *seen = (beats, Instant::now());
+    /// The time since a change was seen last, if the number is `number` now. A change counts from
+    /// the look that finds it, so looks that are far apart can only be too kind.
+    pub fn still_for(&self, number: u64) -> Duration {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.number != number {
+            *seen = Seen { number, at: Instant::now() };
         }
-        seen.1.elapsed()
-    }
-
-    /// Whether it has moved within [`STILL_MAX`].
-    ///
-    /// # Errors
-    ///
-    /// That `what` has not.
-    pub fn moves(&self, what: &str) -> Answer {
-        moves(what, self.still_for())
+        seen.at.elapsed()
     }
 }
 
-fn moves(what: &str, still_for: Duration) -> Answer {
+/// Whether something has moved within [`STILL_MAX`].
+///
+/// # Errors
+///
+/// That `what` has not.
+pub fn moves(what: &str, still_for: Duration) -> Answer {
     if still_for <= STILL_MAX {
         Ok(())
     } else {
@@ -136,17 +133,18 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test(start_paused = true)]
-    async fn a_pulse_is_still_from_its_last_beat_on() {
+    async fn a_number_is_still_from_its_last_change_on() {
         let pulse = Pulse::default();
-        let monitor = Monitor::new(pulse.clone());
+        let monitor = Monitor::new(pulse.beats());
+        let verdict = || moves("the disk", monitor.still_for(pulse.beats()));
         advance(STILL_MAX).await;
-        assert_eq!(monitor.moves("the disk"), Ok(()));
+        assert_eq!(verdict(), Ok(()));
         advance(SECOND).await;
-        assert_eq!(monitor.moves("the disk"), Err("the disk has not moved for 61 s".to_owned()));
+        assert_eq!(verdict(), Err("the disk has not moved for 61 s".to_owned()));
         pulse.beat();
-        assert_eq!(monitor.still_for(), Duration::ZERO);
+        assert_eq!(verdict(), Ok(()));
         advance(SECOND).await;
-        assert_eq!(monitor.still_for(), SECOND);
+        assert_eq!(monitor.still_for(pulse.beats()), SECOND);
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@
 //! The format of `/metrics` is OpenMetrics text: the unit is put behind a name, and `_total` behind
 //! that of a counter.
 
+mod certificate;
 mod counters;
 mod histogram;
 mod label;
@@ -16,7 +17,8 @@ pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;
 pub use prometheus_client::registry::{Registry, Unit};
 
-pub use self::counters::{Counters, Held};
+pub use self::certificate::{Certificate, WatchCertificate, register_certificate};
+pub use self::counters::{Counters, Gauges, Held};
 pub use self::histogram::{Histogram, Histograms, LATENCY_BOUNDS_US};
 pub use self::label::{Key, Label};
 pub use self::scrape::{Collector, Scrape, register};

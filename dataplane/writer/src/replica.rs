@@ -19,6 +19,8 @@ use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::pb::v1::{Reason, Refusal};
 use pyramid_protocol::{Clock, Entropy, SystemClock, SystemEntropy};
 use pyramid_storage::{ClusterId, DirectoryStore, Keks, ObjectNames, ObjectStore};
+use pyramid_telemetry::health::Pulse;
+use pyramid_telemetry::metrics::WatchCertificate;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -32,8 +34,11 @@ use crate::chunks::Chunks;
 use crate::config::Config;
 use crate::data_dir::{self, Contents, DataDir, Identity};
 use crate::disk::{Disk, RealDisk};
+use crate::health::Vitals;
 use crate::live_index::LiveIndex;
 use crate::member::{Member, Phase};
+use crate::metrics::{Metrics, Port};
+use crate::ops::Ops;
 use crate::ports;
 use crate::raft::{self, Consensus};
 use crate::raft_thread::RaftThread;
@@ -64,6 +69,10 @@ pub struct Environment {
     pub writer: Box<dyn Accept>,
     /// Takes connections for the `Admin` service.
     pub admin: Box<dyn Accept>,
+    /// Takes connections for health and metrics; `None`: they are not served.
+    pub ops: Option<Box<dyn Accept>>,
+    /// Looks at the certificate, for metrics; `None` without TLS.
+    pub certificate: Option<WatchCertificate>,
 }
 
 /// Where a replica listens.
@@ -73,6 +82,8 @@ pub struct Addresses {
     pub writer: SocketAddr,
     /// The `Admin` service.
     pub admin: SocketAddr,
+    /// Health and metrics, if they are served.
+    pub ops: Option<SocketAddr>,
 }
 
 /// Why a replica cannot start, or had to stop.
@@ -151,6 +162,7 @@ impl Environment {
         config: &Config,
         writer: SocketAddr,
         admin: SocketAddr,
+        ops: Option<SocketAddr>,
     ) -> Result<(Self, Addresses), Error> {
         let keks = Keks::load(&config.kek_file)
             .map_err(settings(format!("--kek-file {}", config.kek_file.display())))?;
@@ -161,7 +173,12 @@ impl Environment {
         ))?;
         let writer = bind("--listen", writer).await?;
         let admin = bind("--admin-listen", admin).await?;
-        let addresses = Addresses { writer: writer.1, admin: admin.1 };
+        let ops = match ops {
+            Some(address) => Some(bind("--ops-listen", address).await?),
+            None => None,
+        };
+        let listening = ops.as_ref().map(|ops| ops.1);
+        let addresses = Addresses { writer: writer.1, admin: admin.1, ops: listening };
         let environment = Self {
             disk: Arc::new(disk),
             store: Arc::new(store),
@@ -170,6 +187,8 @@ impl Environment {
             entropy: Arc::new(SystemEntropy),
             writer: Box::new(writer.0),
             admin: Box::new(admin.0),
+            ops: ops.map(|ops| Box::new(ops.0) as Box<dyn Accept>),
+            certificate: None,
         };
         Ok((environment, addresses))
     }
@@ -194,24 +213,31 @@ pub async fn run(
     serving: impl FnOnce() + Send,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let Environment { disk, store, keks, clock, entropy, writer, admin } = environment;
+    let Environment { disk, store, keks, clock, entropy, writer, admin, ops, certificate } =
+        environment;
     let mut directory = DataDir::open(Arc::clone(&disk)).map_err(Error::DataDir)?;
-    let parts = Parts {
-        wal: wal_config(&config, &*disk),
-        config,
-        disk,
-        store,
-        keks: Arc::new(keks),
-        clock,
-        entropy,
-    };
-
     let (phase, phases) = watch::channel(match directory.contents() {
         Contents::Member(identity) => Phase::Starting(identity),
         Contents::Empty => Phase::Empty,
     });
+    let ops = Ops::start(phases.clone(), ops, certificate, &shutdown);
+    let parts = Parts {
+        wal: wal_config(&config, &*disk),
+        config,
+        disk: ops.observed_disk(disk),
+        store: ops.observed_store(store),
+        keks: Arc::new(keks),
+        clock,
+        entropy,
+        metrics: Arc::clone(&ops.metrics),
+        vitals: Arc::clone(&ops.vitals),
+    };
+
     let (found, mut to_found) = mpsc::channel(1);
-    let mut servers = ports::serve(phases, found, writer, admin, &shutdown);
+    let (writer, admin) =
+        (ops.counted(Port::Writer, writer), ops.counted(Port::Admin, admin));
+    let metrics = Arc::clone(&ops.metrics);
+    let mut servers = ports::serve(phases, found, metrics, writer, admin, &shutdown);
 
     let mut running = match directory.contents() {
         Contents::Member(identity) => {
@@ -259,10 +285,12 @@ pub async fn run(
         servers.shutdown().await;
     }
     drop(phase);
-    match running {
+    let ended = match running {
         Some(running) => ended.and(running.stop().await),
         None => ended,
-    }
+    };
+    ops.stop().await;
+    ended
 }
 
 fn wal_config(config: &Config, disk: &dyn Disk) -> wal::Config {
@@ -301,6 +329,8 @@ struct Parts {
     keks: Arc<Keks>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    metrics: Arc<Metrics>,
+    vitals: Arc<Vitals>,
 }
 
 /// A member, with its tasks.
@@ -319,16 +349,17 @@ impl Running {
         identity: Identity,
         shutdown: &CancellationToken,
     ) -> Result<Self, Error> {
-        let Parts { config, wal, disk, store, keks, clock, entropy } = parts;
+        let Parts { config, wal, disk, store, keks, clock, entropy, metrics, vitals } = parts;
         let names = ObjectNames::new(&config.object_prefix, ClusterId::new(identity.cluster_id))
             .map_err(settings("--object-prefix"))?;
-        let (wal, opened) = Wal::open(Arc::clone(disk), *wal, &identity).map_err(Error::OpenLog)?;
+        let (wal, opened) = open_wal(Arc::clone(disk), *wal, identity).await?;
         tracing::info!(
             last = opened.last.map(|last| last.index),
             report = ?opened.report,
             "opened the write-ahead log"
         );
         let view = Arc::new(View::new(State::default(), LiveIndex::default()));
+        vitals.opened(&wal, opened.committed.map(|committed| committed.index), view.progress());
         let raft_thread = RaftThread::start().map_err(settings("start a thread for raft"))?;
         let consensus = {
             let (wal, view, timing) = (wal.clone(), Arc::clone(&view), config.timing);
@@ -344,6 +375,10 @@ impl Running {
                 .await
                 .map_err(|error| Error::Raft(error.to_string()))?
         };
+        // It ends with the thread.
+        let pulse = Pulse::default();
+        drop(raft_thread.spawn(pulse.clone().keep_beating()));
+        vitals.raft_runs(consensus.clone(), pulse);
         let (appender, handle) =
             Appender::new(consensus.clone(), Arc::clone(&view), Arc::clone(clock));
         let appender = raft_thread.spawn(appender.run(shutdown.clone()));
@@ -363,6 +398,7 @@ impl Running {
             shipper: shipper_handle.clone(),
             admission: Admission::new(config.admission),
             attachments: Attachments::default(),
+            metrics: Arc::clone(metrics),
             entropy: Arc::clone(entropy),
             shutdown: shutdown.clone(),
         });
@@ -381,7 +417,8 @@ impl Running {
             drop(running.stop().await);
             return Err(error);
         }
-        let shipper = Shipper::new(shipper_handle, wal, chunks, Arc::clone(entropy));
+        let (entropy, metrics) = (Arc::clone(entropy), Arc::clone(metrics));
+        let shipper = Shipper::new(shipper_handle, wal, chunks, entropy, metrics);
         running.shipper.spawn(shipper.run(shutdown.clone()));
         Ok(running)
     }
@@ -442,6 +479,17 @@ impl Running {
         // A blocking task is lost only when the process ends.
         closed.unwrap_or(Ok(())).map_err(Error::Log)
     }
+}
+
+/// Reads the log, on a thread that may block: probes are answered meanwhile.
+async fn open_wal(
+    disk: Arc<dyn Disk>,
+    config: wal::Config,
+    identity: Identity,
+) -> Result<(Wal, wal::Opened), Error> {
+    let opening = tokio::task::spawn_blocking(move || Wal::open(disk, config, &identity));
+    // A blocking task is lost only by a panic, which ends the process.
+    opening.await.expect("opening the log does not panic").map_err(Error::OpenLog)
 }
 
 async fn serving(appender: &AppenderHandle) {

@@ -74,21 +74,64 @@ impl<K: Key> EncodeMetric for Counters<K> {
     }
 }
 
-/// Counts as one in a gauge until it is dropped.
-#[derive(Debug)]
-pub struct Held(Gauge);
+/// How many there are now, for each key. Clones are the same.
+pub struct Gauges<K> {
+    each: Arc<[Gauge]>,
+    keys: PhantomData<fn(K)>,
+}
 
-impl Held {
-    /// One more, from now on.
+impl<K: Key> Gauges<K> {
+    /// One more, until the returned value is dropped.
     #[must_use]
-    pub fn new(gauge: &Gauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
+    pub fn hold(&self, key: K) -> Held {
+        let gauge = key.index().and_then(|index| self.each.get(index)).cloned();
+        if let Some(gauge) = &gauge {
+            gauge.inc();
+        }
+        Held(gauge)
     }
 }
 
+impl<K: Key> Default for Gauges<K> {
+    fn default() -> Self {
+        Self { each: K::all().iter().map(|_| Gauge::default()).collect(), keys: PhantomData }
+    }
+}
+
+impl<K> Clone for Gauges<K> {
+    fn clone(&self) -> Self {
+        Self { each: Arc::clone(&self.each), keys: PhantomData }
+    }
+}
+
+impl<K> fmt::Debug for Gauges<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.each.fmt(f)
+    }
+}
+
+impl<K: Key> EncodeMetric for Gauges<K> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        for (key, gauge) in K::all().into_iter().zip(self.each.iter()) {
+            let labels = key.labels();
+            encoder.encode_family(&labels)?.encode_gauge(&gauge.get())?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
+
+/// Counts as one until it is dropped.
+#[derive(Debug)]
+pub struct Held(Option<Gauge>);
+
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.dec();
+        if let Some(gauge) = &self.0 {
+            gauge.dec();
+        }
     }
 }

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -102,11 +103,41 @@ fn what_is_looked_at_is_written_and_named() {
 
 #[test]
 fn a_gauge_counts_what_is_held() {
-    let gauge = Gauge::default();
-    let (first, second) = (Held::new(&gauge), Held::new(&gauge));
-    assert_eq!(gauge.get(), 2);
-    drop(first);
-    assert_eq!(gauge.get(), 1);
-    drop(second);
-    assert_eq!(gauge.get(), 0);
+    let mut registry = Registry::default();
+    let gauges = Gauges::<Kind>::default();
+    registry.register("open", "How many are open", gauges.clone());
+    let series = || {
+        let text = text(&registry);
+        let lines = text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned);
+        lines.collect::<Vec<_>>()
+    };
+    let held = (gauges.hold(Kind::Live), gauges.hold(Kind::Live), gauges.hold(Kind::Chunk));
+    assert_eq!(series(), ["open{kind=\"live\"} 2", "open{kind=\"chunk\"} 1"]);
+    drop(held);
+    assert_eq!(series(), ["open{kind=\"live\"} 0", "open{kind=\"chunk\"} 0"]);
+}
+
+#[test]
+fn a_certificate_is_shown_once_there_is_one() {
+    let series = |certificate: Option<Certificate>| {
+        let mut registry = Registry::with_prefix("p");
+        register_certificate(&mut registry, Arc::new(move || certificate));
+        let text = text(&registry);
+        assert_eq!(names(&text).count(), 3);
+        let lines = text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned);
+        lines.collect::<Vec<_>>()
+    };
+    let shown = series(Some(Certificate {
+        not_after_ms: 1_700_000_000_500,
+        reloads: 4,
+        reload_failures: 1,
+    }));
+    let expected = [
+        "p_certificate_not_after_timestamp_seconds 1700000000.5",
+        "p_certificate_reloads_total 4",
+        "p_certificate_reload_failures_total 1",
+    ];
+    assert_eq!(shown, expected);
+    let expected = ["p_certificate_reloads_total 0", "p_certificate_reload_failures_total 0"];
+    assert_eq!(series(None), expected);
 }

@@ -14,6 +14,7 @@ use tonic::{Status, Streaming};
 use super::answer;
 use crate::attachments::Attached;
 use crate::member::Member;
+use crate::metrics::Call;
 
 /// A connection that says nothing for this long is given up: a pusher reports every 10 s.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
@@ -52,6 +53,7 @@ pub(super) fn answers(
             Ok(None) => return None,
             Err(refusal) => {
                 attachment.ended = true;
+                attachment.member.metrics.refused(Call::Attach, &refusal);
                 attach_response::Message::Refused(refusal)
             }
         };
