@@ -68,7 +68,9 @@ fn alive(seen: &Seen) -> Answer {
 
 fn ready(seen: &Seen) -> Answer {
     match seen.stage {
-        Stage::Empty => Err("it holds no data and waits to be founded (Admin.Bootstrap)".to_owned()),
+        Stage::Empty => {
+            Err("it holds no data and waits to be founded (Admin.Bootstrap)".to_owned())
+        }
         Stage::Recovering => Err("it reads its log".to_owned()),
         Stage::Recovered => Err("it has read its log and waits for a leader".to_owned()),
         Stage::Stopping => Err("it stops".to_owned()),

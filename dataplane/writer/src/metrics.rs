@@ -6,7 +6,6 @@
 
 mod collected;
 
-
 use std::time::Duration;
 
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
@@ -241,7 +240,8 @@ impl Metrics {
             Ok(appended) => {
                 let next = appended.next_offset.unwrap_or(0);
                 self.appends.inc();
-                self.appended_records.inc_by(next - appended.first_offset.unwrap_or(next).min(next));
+                self.appended_records
+                    .inc_by(next - appended.first_offset.unwrap_or(next).min(next));
                 self.appended_bytes.inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
             }
             Err(refusal) => self.refused(Call::Append, refusal),
@@ -375,4 +375,3 @@ pub(crate) fn registry(metrics: &Metrics, collected: Collected) -> Registry {
     pyramid_telemetry::metrics::register(&mut registry, collected);
     registry
 }
-

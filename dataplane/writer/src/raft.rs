@@ -197,7 +197,7 @@ impl Consensus {
     pub fn committed(&self) -> Option<u64> {
         let metrics = self.raft.data_metrics();
         let metrics = metrics.borrow_watched();
-        metrics.committed.as_ref().map(|committed| types::wal_log_id(committed).index)
+        metrics.cluster_committed.as_ref().map(|committed| types::wal_log_id(committed).index)
     }
 
     /// Waits until [`Consensus::leads`] may have changed. `false` once Raft has stopped.

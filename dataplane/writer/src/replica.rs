@@ -9,6 +9,8 @@
 //!
 //! What differs between production and a simulation comes in as [`Environment`].
 
+mod opening;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::opening::{found_here, open_wal, wal_config};
 use crate::admin::Found;
 use crate::admission::Admission;
 use crate::appender::{Appender, AppenderHandle};
@@ -234,8 +237,7 @@ pub async fn run(
     };
 
     let (found, mut to_found) = mpsc::channel(1);
-    let (writer, admin) =
-        (ops.counted(Port::Writer, writer), ops.counted(Port::Admin, admin));
+    let (writer, admin) = (ops.counted(Port::Writer, writer), ops.counted(Port::Admin, admin));
     let metrics = Arc::clone(&ops.metrics);
     let mut servers = ports::serve(phases, found, metrics, writer, admin, &shutdown);
 
@@ -291,33 +293,6 @@ pub async fn run(
     };
     ops.stop().await;
     ended
-}
-
-fn wal_config(config: &Config, disk: &dyn Disk) -> wal::Config {
-    let bytes_max = config.wal_bytes_max.unwrap_or_else(|| match disk.volume() {
-        Ok(volume) => (volume.total_bytes / 10 * 6).min(wal::WAL_BYTES_MAX),
-        Err(_) => wal::WAL_BYTES_MAX,
-    });
-    wal::Config {
-        segment_bytes: config.segment_bytes,
-        ..wal::Config::new(bytes_max, config.cache_bytes_max)
-    }
-}
-
-fn found_here(
-    directory: &mut DataDir,
-    cluster_id: [u8; 16],
-    parts: &Parts,
-) -> Result<Result<Identity, Refusal>, Error> {
-    match directory.found(cluster_id, FOUNDER, &*parts.entropy, &parts.wal) {
-        Ok(identity) => Ok(Ok(identity)),
-        Err(data_dir::Error::Foreign { .. }) => Ok(Err(Refusal::new(
-            Reason::Foreign,
-            "this replica belongs to another cluster; give it an empty data directory",
-        ))),
-        // After a failed sync nothing is known about the files: a new process founds again.
-        Err(error) => Err(Error::DataDir(error)),
-    }
 }
 
 /// What a member is made of.
@@ -479,17 +454,6 @@ impl Running {
         // A blocking task is lost only when the process ends.
         closed.unwrap_or(Ok(())).map_err(Error::Log)
     }
-}
-
-/// Reads the log, on a thread that may block: probes are answered meanwhile.
-async fn open_wal(
-    disk: Arc<dyn Disk>,
-    config: wal::Config,
-    identity: Identity,
-) -> Result<(Wal, wal::Opened), Error> {
-    let opening = tokio::task::spawn_blocking(move || Wal::open(disk, config, &identity));
-    // A blocking task is lost only by a panic, which ends the process.
-    opening.await.expect("opening the log does not panic").map_err(Error::OpenLog)
 }
 
 async fn serving(appender: &AppenderHandle) {

@@ -61,10 +61,9 @@ impl<K: Key> EncodeMetric for Counters<K> {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
         for key in K::all() {
             let labels = key.labels();
-            encoder.encode_family(&labels)?.encode_counter::<[(&str, &str); 0], _, u64>(
-                &self.get(key),
-                None,
-            )?;
+            encoder
+                .encode_family(&labels)?
+                .encode_counter::<[(&str, &str); 0], _, u64>(&self.get(key), None)?;
         }
         Ok(())
     }

@@ -14,8 +14,25 @@ use super::label::Key;
 /// Upper bounds of the buckets of every latency, so that they can be compared; one more bucket holds
 /// what took longer. Unit: microseconds.
 pub const LATENCY_BOUNDS_US: [u64; BOUNDS] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
-    1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000, 300_000_000,
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    30_000_000,
+    60_000_000,
+    300_000_000,
 ];
 const BOUNDS: usize = 19;
 

@@ -67,7 +67,8 @@ impl Server {
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let response = self.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await;
+        let response =
+            self.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await;
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         (head[9..12].parse().unwrap(), body.to_owned())
     }

@@ -17,7 +17,7 @@ use crate::raft::Consensus;
 use crate::state::State;
 
 /// Above this many series of one kind there are only totals.
-pub const SERIES_MAX: usize = 1_000;
+const SERIES_MAX: usize = 1_000;
 
 /// Looks at a replica.
 pub(crate) struct Collected {
@@ -65,9 +65,8 @@ impl Collector for Collected {
         log(scrape, member)?;
         let pushers = member.map(|member| member.attachments.pushers()).unwrap_or_default();
         let attached = count(pushers.len());
-        let contents = member.map(|member| {
-            member.view.read(|state, live| Contents::look(state, live, &pushers))
-        });
+        let contents = member
+            .map(|member| member.view.read(|state, live| Contents::look(state, live, &pushers)));
         contents.unwrap_or_default().write(scrape, member, attached)
     }
 }

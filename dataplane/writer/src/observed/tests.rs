@@ -23,7 +23,8 @@ fn syncs_are_timed_of_files_that_were_opened_and_reads_beat() {
 #[tokio::test]
 async fn calls_of_the_store_are_counted_by_what_became_of_them() {
     let metrics = Arc::new(Metrics::default());
-    let store = ObservedStore { store: Arc::new(MemoryStore::new()), metrics: Arc::clone(&metrics) };
+    let store =
+        ObservedStore { store: Arc::new(MemoryStore::new()), metrics: Arc::clone(&metrics) };
     let key: ObjectKey = "a".parse().unwrap();
     store.put(&key, Bytes::from_static(b"abcd"), Condition::Absent).await.unwrap();
     store.put(&key, Bytes::from_static(b"other"), Condition::Absent).await.unwrap_err();

@@ -40,9 +40,8 @@ fn run(mut driver: Driver) {
                 && (!inner.is_stopping || driver.stop_was_told)
         };
         // Also an idle thread shows now and then that it lives.
-        let wait = wake_at.map_or(BEAT_EVERY, |at| {
-            at.saturating_sub(driver.opened_at.elapsed()).min(BEAT_EVERY)
-        });
+        let wait = wake_at
+            .map_or(BEAT_EVERY, |at| at.saturating_sub(driver.opened_at.elapsed()).min(BEAT_EVERY));
         drop(
             shared
                 .wake
