@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use pyramid_protocol::batch::FIXED_LEN;
 use pyramid_protocol::pb::v1 as pb;
 use pyramid_storage::MemoryStore;
 use pyramid_storage::object_store::{Call, Fault};
@@ -11,7 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::writer::{CLUSTER, DEADLINE, Folder, Writer, append, eventually, read, subscription};
+use crate::writer::{
+    CLUSTER, DEADLINE, Folder, Writer, append, eventually, read, records, subscription,
+};
 
 /// Status and body; `None` if nobody listens any more.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
@@ -57,6 +60,11 @@ async fn shows(writer: &Writer, series: &str, expected: f64) -> BTreeMap<String,
         (all.get(series) == Some(&expected)).then_some(all)
     })
     .await
+}
+
+/// Bytes of the records of one append.
+fn encoded_len(values: &[&str]) -> f64 {
+    records(values).bytes().len() as f64
 }
 
 fn values<const N: usize>(all: &BTreeMap<String, f64>, names: [&str; N]) -> [f64; N] {
@@ -142,11 +150,11 @@ async fn appends_and_reads_are_counted() {
         [appends, records, latencies, chunk, locations, next],
         [2.0, 3.0, 2.0, 0.0, 0.0, 3.0]
     );
-    assert!(live > 3.0 * 28.0, "two batches: {live}");
-    assert!(after["appended_bytes_total"] > 11.0);
+    let bytes = encoded_len(&["one", "two"]) + encoded_len(&["three"]);
+    assert_eq!((after["appended_bytes_total"], after["live_bytes"]), (bytes, bytes));
+    assert_eq!(live, bytes + 2.0 * FIXED_LEN as f64);
     assert!(after["wal_sync_seconds_count"] >= 2.0);
     assert!(after["wal_used_bytes"] > before["wal_used_bytes"]);
-    assert!(after["live_bytes"] > 11.0);
     assert_eq!(after["open_calls{call=\"append\"}"], 1.0);
     assert!(after["connections{port=\"writer\"}"] >= 1.0);
     let indexes = values(&after, ["committed_index", "applied_index"]);
@@ -180,7 +188,9 @@ async fn shipping_is_counted_and_so_is_its_trouble() {
         "store_calls_total{call=\"put\",result=\"unavailable\"}",
     ];
     assert_eq!(values(&shipped, names), [2.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
-    assert!(shipped["chunks_shipped_plain_bytes_total"] > 2.0 * 28.0);
+    let batch = encoded_len(&["one", "two"]) + FIXED_LEN as f64;
+    // With its tag and its length.
+    assert_eq!(shipped["chunks_shipped_plain_bytes_total"], batch + 2.0);
     assert!(shipped["chunks_shipped_stored_bytes_total"] > 224.0);
     // cluster.json, the key object, the chunk.
     assert_eq!(shipped["store_calls_total{call=\"put\",result=\"ok\"}"], 3.0);
@@ -189,7 +199,7 @@ async fn shipping_is_counted_and_so_is_its_trouble() {
     writer.values("a", 0).await;
     writer.read(pb::ReadRequest { want_locations: true, ..read("a", 0) }).await;
     let sent = shows(&writer, "locations_total", 1.0).await;
-    assert!(sent["sent_bytes_total{from=\"chunk\"}"] > 28.0);
+    assert_eq!(sent["sent_bytes_total{from=\"chunk\"}"], batch);
     assert_eq!(sent["sent_bytes_total{from=\"live\"}"], 0.0);
     writer.stop().await;
 }
