@@ -20,7 +20,7 @@ use anyhow::{Context, anyhow, bail};
 use pyramid_protocol::StreamName;
 use pyramid_sidecar::config::Timing;
 use pyramid_sidecar::health::Readiness;
-use pyramid_writer::config::{LimitArgs, ReplicaArgs};
+use pyramid_writer::config::{LimitArgs, ObjectArgs, ReplicaArgs};
 use pyramid_writer::replica::{self, Addresses, Environment};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -139,8 +139,9 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
     let config = ReplicaArgs {
         data_dir: folder.path.clone(),
         object_store: format!("file:{}", folder.objects.display()),
-        object_prefix: String::new(),
+        objects: ObjectArgs::default(),
         kek_file: folder.kek_file.clone(),
+        tls: None,
         limits,
     };
     let config = config.into_config()?;
@@ -227,6 +228,9 @@ impl Start<'_> {
             ops: None,
             readiness: Readiness::Local,
             chunk_directory: Some(folder.objects.clone()),
+            tls: None,
+            object_store_ca: None,
+            object_store_http: false,
             pushes_max: PUSHES_MAX,
             timing: Timing::DEFAULT,
         };

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use pyramid_protocol::net::{Accept, Accepted, Kept};
 use pyramid_storage::ObjectStore;
-use pyramid_telemetry::metrics::{Gauges, WatchCertificate, register_certificate};
+use pyramid_telemetry::metrics::{Certificate, Gauges, register_certificate};
 use pyramid_telemetry::ops;
+use pyramid_tls::{Status, Tls};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,7 @@ impl Ops {
     pub(crate) fn start(
         phase: watch::Receiver<Phase>,
         accept: Option<Box<dyn Accept>>,
-        certificate: Option<WatchCertificate>,
+        tls: Option<Tls>,
         shutdown: &CancellationToken,
     ) -> Self {
         let metrics = Arc::new(Metrics::default());
@@ -42,8 +43,7 @@ impl Ops {
         if let Some(accept) = accept {
             let collected = Collected { phase, vitals: Arc::clone(&vitals) };
             let mut registry = metrics::registry(&metrics, collected);
-            let without = || -> WatchCertificate { Arc::new(|| None) };
-            register_certificate(&mut registry, certificate.unwrap_or_else(without));
+            register_certificate(&mut registry, Arc::new(move || tls.as_ref().map(certificate)));
             let health = Arc::clone(&vitals);
             tasks.spawn(Arc::clone(&vitals).keep_looking());
             let stop = stop.clone();
@@ -77,6 +77,11 @@ impl Ops {
             self.tasks.abort_all();
         }
     }
+}
+
+fn certificate(tls: &Tls) -> Certificate {
+    let Status { not_after_ms, reloads, reload_failures, .. } = tls.status();
+    Certificate { not_after_ms, reloads, reload_failures }
 }
 
 struct CountedAccept {

@@ -9,25 +9,23 @@
 //!
 //! What differs between production and a simulation comes in as [`Environment`].
 
+mod environment;
 mod opening;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pyramid_protocol::net::{Accept, TcpAccept};
 use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::stored::v1::command::Command;
-use pyramid_protocol::pb::v1::{Reason, Refusal};
-use pyramid_protocol::{Clock, Entropy, SystemClock, SystemEntropy};
-use pyramid_storage::{ClusterId, DirectoryStore, Keks, ObjectNames, ObjectStore};
+use pyramid_protocol::{Clock, Entropy};
+use pyramid_storage::{ClusterId, Keks, ObjectNames, ObjectStore};
 use pyramid_telemetry::health::Pulse;
-use pyramid_telemetry::metrics::WatchCertificate;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+pub use self::environment::{Addresses, Environment};
 use self::opening::{found_here, open_wal, wal_config};
 use crate::admin::Found;
 use crate::admission::Admission;
@@ -36,7 +34,7 @@ use crate::attachments::Attachments;
 use crate::chunks::Chunks;
 use crate::config::Config;
 use crate::data_dir::{self, Contents, DataDir, Identity};
-use crate::disk::{Disk, RealDisk};
+use crate::disk::Disk;
 use crate::health::Vitals;
 use crate::live_index::LiveIndex;
 use crate::member::{Member, Phase};
@@ -55,39 +53,6 @@ const FOUNDER: u64 = 1;
 
 /// How long connections may take to end at a stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What differs between production and a simulation.
-pub struct Environment {
-    /// Below it lies all that this replica keeps.
-    pub disk: Arc<dyn Disk>,
-    /// Where chunks go.
-    pub store: Arc<dyn ObjectStore>,
-    /// What wraps keys.
-    pub keks: Keks,
-    /// Wall clock.
-    pub clock: Arc<dyn Clock>,
-    /// Ids, keys, elections.
-    pub entropy: Arc<dyn Entropy>,
-    /// Takes connections for the `Writer` service.
-    pub writer: Box<dyn Accept>,
-    /// Takes connections for the `Admin` service.
-    pub admin: Box<dyn Accept>,
-    /// Takes connections for health and metrics; `None`: they are not served.
-    pub ops: Option<Box<dyn Accept>>,
-    /// Looks at the certificate, for metrics; `None` without TLS.
-    pub certificate: Option<WatchCertificate>,
-}
-
-/// Where a replica listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    /// The `Writer` service.
-    pub writer: SocketAddr,
-    /// The `Admin` service.
-    pub admin: SocketAddr,
-    /// Health and metrics, if they are served.
-    pub ops: Option<SocketAddr>,
-}
 
 /// Why a replica cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -155,55 +120,6 @@ where
     move |source| Error::Settings { what, source: source.into() }
 }
 
-impl Environment {
-    /// This machine's: a real disk, a directory as object store, TCP.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Settings`]: what of it cannot be had, and which flag changes it.
-    pub async fn open(
-        config: &Config,
-        writer: SocketAddr,
-        admin: SocketAddr,
-        ops: Option<SocketAddr>,
-    ) -> Result<(Self, Addresses), Error> {
-        let keks = Keks::load(&config.kek_file)
-            .map_err(settings(format!("--kek-file {}", config.kek_file.display())))?;
-        let disk = RealDisk::open(&config.data_dir)
-            .map_err(settings(format!("--data-dir {}", config.data_dir.display())))?;
-        let store = DirectoryStore::open(&config.object_directory).await.map_err(settings(
-            format!("--object-store file:{}", config.object_directory.display()),
-        ))?;
-        let writer = bind("--listen", writer).await?;
-        let admin = bind("--admin-listen", admin).await?;
-        let ops = match ops {
-            Some(address) => Some(bind("--ops-listen", address).await?),
-            None => None,
-        };
-        let listening = ops.as_ref().map(|ops| ops.1);
-        let addresses = Addresses { writer: writer.1, admin: admin.1, ops: listening };
-        let environment = Self {
-            disk: Arc::new(disk),
-            store: Arc::new(store),
-            keks,
-            clock: Arc::new(SystemClock),
-            entropy: Arc::new(SystemEntropy),
-            writer: Box::new(writer.0),
-            admin: Box::new(admin.0),
-            ops: ops.map(|ops| Box::new(ops.0) as Box<dyn Accept>),
-            certificate: None,
-        };
-        Ok((environment, addresses))
-    }
-}
-
-async fn bind(flag: &str, address: SocketAddr) -> Result<(TcpAccept, SocketAddr), Error> {
-    let bound = || settings(format!("{flag} {address}"));
-    let accept = TcpAccept::bind(address).await.map_err(bound())?;
-    let address = accept.local_address().map_err(bound())?;
-    Ok((accept, address))
-}
-
 /// Runs until `shutdown`. `serving` is told once requests are taken, or once an empty directory
 /// waits to be founded.
 ///
@@ -216,14 +132,13 @@ pub async fn run(
     serving: impl FnOnce() + Send,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let Environment { disk, store, keks, clock, entropy, writer, admin, ops, certificate } =
-        environment;
+    let Environment { disk, store, keks, clock, entropy, writer, admin, ops, tls } = environment;
     let mut directory = DataDir::open(Arc::clone(&disk)).map_err(Error::DataDir)?;
     let (phase, phases) = watch::channel(match directory.contents() {
         Contents::Member(identity) => Phase::Starting(identity),
         Contents::Empty => Phase::Empty,
     });
-    let ops = Ops::start(phases.clone(), ops, certificate, &shutdown);
+    let ops = Ops::start(phases.clone(), ops, tls.clone(), &shutdown);
     let parts = Parts {
         wal: wal_config(&config, &*disk),
         config,
@@ -240,6 +155,11 @@ pub async fn run(
     let (writer, admin) = (ops.counted(Port::Writer, writer), ops.counted(Port::Admin, admin));
     let metrics = Arc::clone(&ops.metrics);
     let mut servers = ports::serve(phases, found, metrics, writer, admin, &shutdown);
+    let mut watches = JoinSet::new();
+    if let Some(tls) = tls {
+        let shutdown = shutdown.clone();
+        watches.spawn(async move { tls.watch(pyramid_tls::WATCH_EVERY, shutdown).await });
+    }
 
     let mut running = match directory.contents() {
         Contents::Member(identity) => {
@@ -286,6 +206,7 @@ pub async fn run(
         tracing::info!("some connections did not end in time");
         servers.shutdown().await;
     }
+    while watches.join_next().await.is_some() {}
     drop(phase);
     let ended = match running {
         Some(running) => ended.and(running.stop().await),

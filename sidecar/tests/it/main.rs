@@ -59,6 +59,9 @@ fn config(writer: &FakeWriter, subscriptions: &[(&str, &FakeApplication)]) -> Co
         ops: Some(FREE),
         readiness: Readiness::CaughtUp,
         chunk_directory: None,
+        tls: None,
+        object_store_ca: None,
+        object_store_http: false,
         pushes_max: 16,
         timing: Timing {
             push_timeout: PUSH_TIMEOUT,
@@ -81,7 +84,7 @@ impl Pusher {
             connect_application: Arc::new(TcpConnect),
             entropy: Arc::new(SeededEntropy::new(5)),
             fetcher: writer.fetcher(),
-            certificate: None,
+            tls: None,
         };
         let ports = Ports::open(&config).await.unwrap();
         let stop = CancellationToken::new();

@@ -85,6 +85,15 @@ impl MemoryStore {
                 key: key.to_owned(),
                 reason: "refused by a fault".to_owned(),
             }),
+            Some(Fault::Busy(wait)) => Err(Error::Unavailable {
+                action: call.action(),
+                key: key.to_owned(),
+                reason: "asked by a fault to wait".to_owned(),
+                wait: Some(wait),
+            }),
+            Some(Fault::Expire) => {
+                Err(Error::Expired { key: key.to_owned(), reason: "expired by a fault".to_owned() })
+            }
             Some(Fault::NotFound) => Err(Error::NotFound { key: key.to_owned() }),
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Delay(delay)) => {
@@ -108,7 +117,12 @@ impl Content {
 }
 
 fn unavailable(call: Call, key: &str, reason: &str) -> Error {
-    Error::Unavailable { action: call.action(), key: key.to_owned(), reason: reason.to_owned() }
+    Error::Unavailable {
+        action: call.action(),
+        key: key.to_owned(),
+        reason: reason.to_owned(),
+        wait: None,
+    }
 }
 
 /// What is answered after the call was done.
