@@ -119,6 +119,7 @@ impl LastTrue {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if is_true {
             *last = Some(Instant::now());
+            return Some(Duration::ZERO);
         }
         last.map(|last| last.elapsed())
     }
