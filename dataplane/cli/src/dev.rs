@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use anyhow::{Context, anyhow, bail};
 use pyramid_protocol::StreamName;
 use pyramid_sidecar::config::Timing;
+use pyramid_sidecar::health::Readiness;
 use pyramid_writer::config::{LimitArgs, ObjectArgs, ReplicaArgs};
 use pyramid_writer::replica::{self, Addresses, Environment};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -144,7 +145,7 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
         limits,
     };
     let config = config.into_config()?;
-    let opened = Environment::open(&config, listen, admin_listen).await;
+    let opened = Environment::open(&config, listen, admin_listen, None).await;
     let (environment, addresses) = opened.map_err(|error| explain_port(error.into()))?;
     let mut parts = Parts::default();
     let (serving, served) = oneshot::channel();
@@ -224,6 +225,8 @@ impl Start<'_> {
                 .collect(),
             pod: "dev".to_owned(),
             local: Some(local_listen),
+            ops: None,
+            readiness: Readiness::Local,
             chunk_directory: Some(folder.objects.clone()),
             tls: None,
             object_store_ca: None,

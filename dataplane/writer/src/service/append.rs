@@ -16,6 +16,7 @@ use pyramid_protocol::limits::{APPEND_BYTES_MAX, STREAM_NAME_BYTES_MAX};
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{Offset, Records, StreamId, StreamName};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use super::answer;
@@ -23,6 +24,7 @@ use super::streams::{deleted, present};
 use crate::appender::{Answer, Append, Failure, SessionStream};
 use crate::entry::{Expectation, Producer};
 use crate::member::Member;
+use crate::metrics::Call;
 use crate::rights::{Caller, Right};
 use crate::state::{Outcome, Refused, State, Stream as StoredStream};
 
@@ -78,7 +80,7 @@ struct StreamState {
 /// An answer that is there, or will be.
 enum Waiting {
     Ready(pb::AppendResponse),
-    Queued { stream: String, bytes: usize, answer: oneshot::Receiver<Answer> },
+    Queued { stream: String, bytes: usize, arrived: Instant, answer: oneshot::Receiver<Answer> },
 }
 
 /// The answers of a session, in the order of its requests.
@@ -150,6 +152,7 @@ impl Session {
                 "an append has at most {APPEND_BYTES_MAX} bytes of records; send less at once, in a new session ({})",
                 status.message()
             ));
+            self.member.metrics.refused(Call::Append, &refusal);
             self.waiting.push_back(Waiting::Ready(answer::append_response(Err(refusal))));
         } else {
             self.failed = Some(status);
@@ -160,7 +163,7 @@ impl Session {
     fn answered(&mut self, response: FirstAnswer) -> pb::AppendResponse {
         let first = self.waiting.pop_front();
         match (first, response) {
-            (Some(Waiting::Queued { stream, bytes, .. }), FirstAnswer::Queued(answer)) => {
+            (Some(Waiting::Queued { stream, bytes, arrived, .. }), FirstAnswer::Queued(answer)) => {
                 self.waiting_bytes -= bytes;
                 if let Some(state) = self.streams.get_mut(&stream) {
                     state.unanswered -= 1;
@@ -173,6 +176,7 @@ impl Session {
                     Ok(outcome) => answer::appended(outcome, epoch),
                     Err(failure) => Err(answer::failure(failure)),
                 };
+                self.member.metrics.answered(&answer, bytes, arrived.elapsed());
                 answer::append_response(answer)
             }
             (Some(Waiting::Ready(response)), _) => response,
@@ -189,13 +193,14 @@ impl Session {
             return;
         }
         let stream = request.stream.clone();
-        let bytes = request.records.len();
+        let (bytes, arrived) = (request.records.len(), Instant::now());
         match self.enqueue(request) {
             Ok(answer) => {
                 self.waiting_bytes += bytes;
-                self.waiting.push_back(Waiting::Queued { stream, bytes, answer });
+                self.waiting.push_back(Waiting::Queued { stream, bytes, arrived, answer });
             }
             Err(refusal) => {
+                self.member.metrics.refused(Call::Append, &refusal);
                 // A longer name is refused whenever it comes, and is not worth the memory.
                 if stream.len() <= STREAM_NAME_BYTES_MAX {
                     self.broken.insert(stream);
