@@ -25,6 +25,7 @@ pub mod keys;
 pub mod object_names;
 pub mod object_store;
 mod sealed_object;
+pub mod verify;
 
 pub use chunk::{Chunk, ChunkReader, Damaged, SealedChunk};
 pub use cluster_id::{ClusterId, ParseClusterIdError};

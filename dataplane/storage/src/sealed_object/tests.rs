@@ -81,7 +81,8 @@ fn an_object_opens_under_its_own_name_only() {
 fn another_kek_opens_nothing() {
     let object = sealed(&NAME, b"content");
     let other_key = Keks::parse(&Keks::generate("k1", &SeededEntropy::new(10))).unwrap();
-    assert_eq!(open(&NAME, &object, &other_key), Err(OpenError::Damaged));
+    let wrong = OpenError::WrongKek { kek_id: "k1".to_owned() };
+    assert_eq!(open(&NAME, &object, &other_key), Err(wrong));
     let other_id = Keks::parse(&Keks::generate("k2", &SeededEntropy::new(9))).unwrap();
     let unknown = OpenError::UnknownKek { kek_id: "k1".to_owned() };
     assert_eq!(open(&NAME, &object, &other_id), Err(unknown));
