@@ -1,25 +1,30 @@
 //! `pyramid dev`: a Writer of one replica and a pusher in one process, on one directory.
 //!
-//! Start: lock the directory, make its key, start the Writer, found its cluster if it is new,
-//! declare what is subscribed, start the pusher, say where everything is. Each step may be the last
-//! one before a crash: the next start finds it done or does it again.
+//! Start: lock the directory, make its key and certificates, start the Writer, found its cluster if
+//! it is new, declare what is subscribed, start the pusher, say where everything is. Each step may be
+//! the last one before a crash: the next start finds it done or does it again.
 //!
 //! Stop: the pusher, then the Writer. A second signal ends the process at once, which loses nothing
 //! that was acknowledged.
 
 mod banner;
+pub(crate) mod certificates;
 mod declare;
 pub(crate) mod folder;
 pub(crate) mod running;
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
-use pyramid_protocol::StreamName;
+use pyramid_protocol::net::{TcpAccept, TcpConnect};
+use pyramid_protocol::{StreamName, SystemClock, SystemEntropy};
 use pyramid_sidecar::config::Timing;
 use pyramid_writer::config::{LimitArgs, ReplicaArgs};
+use pyramid_storage::Fetcher;
+use pyramid_tls::{Tls, WATCH_EVERY};
 use pyramid_writer::replica::{self, Addresses, Environment};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -27,9 +32,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use self::certificates::Certificates;
 use self::folder::Folder;
 use self::running::Running;
 use crate::connection::DATA_DIR;
+use crate::connection::admin::{Admin, Caller};
 use crate::output::{Closed, Output, remark};
 
 /// Pushes of different streams that may be on their way at once.
@@ -135,6 +142,8 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
     }
     let mut signals = Signals::listen()?;
     let folder = Folder::open(&data_dir).await?;
+    let clock = Arc::new(SystemClock);
+    let certificates = Certificates::open(&folder.path, &[listen, admin_listen], clock)?;
     let config = ReplicaArgs {
         data_dir: folder.path.clone(),
         object_store: format!("file:{}", folder.objects.display()),
@@ -144,8 +153,13 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
     };
     let config = config.into_config()?;
     let opened = Environment::open(&config, listen, admin_listen).await;
-    let (environment, addresses) = opened.map_err(|error| explain_port(error.into()))?;
+    let (mut environment, addresses) = opened.map_err(|error| explain_port(error.into()))?;
     let mut parts = Parts::default();
+    let writer_tls = parts.tls(&certificates.directories.writer)?;
+    environment.writer = Box::new(writer_tls.accept(environment.writer));
+    environment.admin = Box::new(writer_tls.accept(environment.admin));
+    let credentials = Credentials::open(&mut parts, &certificates)?;
+    parts.tls.spawn(certificates.keep(parts.stop_tls.clone()));
     let (serving, served) = oneshot::channel();
     let stop = parts.stop_writer.clone();
     parts.writer.spawn(async move {
@@ -164,7 +178,9 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
                 // It has ended, and the branch above says why.
                 std::future::pending::<()>().await;
             }
-            let start = Start { folder: &folder, subscribe: &subscribe, addresses, local_listen };
+            let folder = &folder;
+            let subscribe = &subscribe;
+            let start = Start { folder, credentials, subscribe, addresses, local_listen };
             start.go_on(&mut parts.pusher, &parts.stop_pusher, output).await
         } => outcome,
     };
@@ -196,6 +212,7 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
 /// What is needed once the Writer answers.
 struct Start<'a> {
     folder: &'a Folder,
+    credentials: Credentials,
     subscribe: &'a [Subscribed],
     addresses: Addresses,
     local_listen: SocketAddr,
@@ -208,10 +225,14 @@ impl Start<'_> {
         stop: &CancellationToken,
         output: &mut Output,
     ) -> anyhow::Result<()> {
-        let Self { folder, subscribe, addresses, local_listen } = self;
+        let Self { folder, credentials, subscribe, addresses, local_listen } = self;
+        let Credentials { trust_domain, operator, pusher: pusher_tls } = credentials;
         let writer = reachable(addresses.writer);
         let admin = reachable(addresses.admin);
-        let declared = declare::declare(admin, subscribe).await?;
+        let caller = Caller::Dev { user: certificates::user(&trust_domain)? };
+        let connect = Arc::new(operator.connect(Arc::new(TcpConnect)));
+        let calls = Admin::open(connect, &admin.to_string(), caller).await?;
+        let declared = declare::declare(calls, folder, &trust_domain, subscribe).await?;
         let config = pyramid_sidecar::Config {
             writers: vec![writer.to_string()],
             subscriptions: subscribe
@@ -227,11 +248,19 @@ impl Start<'_> {
             pushes_max: PUSHES_MAX,
             timing: Timing::DEFAULT,
         };
+        let environment = pyramid_sidecar::Environment {
+            connect: Arc::new(pusher_tls.connect(Arc::new(TcpConnect))),
+            connect_application: Arc::new(TcpConnect),
+            entropy: Arc::new(SystemEntropy),
+            fetcher: Fetcher::new().with_directory(&folder.objects),
+        };
+        let accept = listen_locally(local_listen).await.map_err(explain_port)?;
         let (ready, serves) = oneshot::channel();
         let stop = stop.clone();
         pusher.spawn(async move {
-            let ended = pyramid_sidecar::run(config, ready, stop).await.context("--local-listen");
-            ended.map_err(explain_port)
+            let ended =
+                pyramid_sidecar::run_with(config, environment, Some(accept), ready, stop).await;
+            ended.map_err(anyhow::Error::from)
         });
         let local = match serves.await {
             Ok(ready) => ready.local.context("the pusher serves no applications")?,
@@ -244,6 +273,7 @@ impl Start<'_> {
             writer,
             admin,
             local,
+            tls: certificates::tls(&folder.path),
             objects: folder.objects.clone(),
             kek_file: folder.kek_file.clone(),
         };
@@ -251,17 +281,43 @@ impl Start<'_> {
             // What is stored must be readable, also from a full disk.
             remark(&format!(
                 "{error:#}: other commands do not find this Writer; give them \
-                 --writer {writer} --admin {admin}"
+                 --writer {writer} --admin {admin} --tls {}",
+                running.tls.display()
             ));
-        }
-        if !addresses.writer.ip().is_loopback() || !addresses.admin.ip().is_loopback() {
-            remark("whoever reaches these ports may read, append and delete: there is no TLS here");
         }
         match output.say(&banner::text(&running, folder, subscribe, &declared), &running) {
             // Whoever started it may have closed its output; that is no reason to stop.
             Err(error) if error.is::<Closed>() => Ok(()),
             said => said,
         }
+    }
+}
+
+/// Where applications reach the pusher, which asks nobody who they are.
+async fn listen_locally(address: SocketAddr) -> anyhow::Result<(SocketAddr, TcpAccept)> {
+    let at = || format!("--local-listen {address}");
+    if !address.ip().is_loopback() {
+        bail!("{}: give an address of this machine alone, such as 127.0.0.1:7410", at());
+    }
+    let accept = TcpAccept::bind(address).await.with_context(at)?;
+    Ok((accept.local_address().with_context(at)?, accept))
+}
+
+/// What the parts of this process prove to the Writer.
+struct Credentials {
+    trust_domain: String,
+    operator: Tls,
+    pusher: Tls,
+}
+
+impl Credentials {
+    fn open(parts: &mut Parts, certificates: &Certificates) -> anyhow::Result<Self> {
+        let directories = &certificates.directories;
+        Ok(Self {
+            trust_domain: certificates.trust_domain().to_owned(),
+            operator: parts.tls(&directories.operator)?,
+            pusher: parts.tls(&directories.pusher)?,
+        })
     }
 }
 
@@ -287,16 +343,26 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The two programs.
+/// The two programs, and what keeps their certificates fresh.
 #[derive(Default)]
 struct Parts {
     writer: JoinSet<anyhow::Result<()>>,
     pusher: JoinSet<anyhow::Result<()>>,
+    tls: JoinSet<()>,
     stop_writer: CancellationToken,
     stop_pusher: CancellationToken,
+    stop_tls: CancellationToken,
 }
 
 impl Parts {
+    /// Uses a directory of certificates, and whatever is written there later.
+    fn tls(&mut self, directory: &Path) -> anyhow::Result<Tls> {
+        let tls = Tls::open(directory, Arc::new(SystemClock))?;
+        let (watched, stop) = (tls.clone(), self.stop_tls.clone());
+        self.tls.spawn(async move { watched.watch(WATCH_EVERY, stop).await });
+        Ok(tls)
+    }
+
     /// Waits until one of the two ends by itself, which is an error.
     async fn ended(part: &mut JoinSet<anyhow::Result<()>>, name: &str) -> anyhow::Result<()> {
         match part.join_next().await {
@@ -319,6 +385,8 @@ impl Parts {
         while let Some(ended) = self.writer.join_next().await {
             outcome = outcome.and(ended.context("stop the Writer").flatten());
         }
+        self.stop_tls.cancel();
+        while self.tls.join_next().await.is_some() {}
         outcome
     }
 }

@@ -1,15 +1,18 @@
 //! `pyramid`: the command for people.
 //!
-//! [`dev`] runs a Writer and a pusher in one process, [`stream`] appends to streams and reads them,
-//! [`chunk`] looks into a file of the object store. [`connection`] finds the Writer that a command
-//! means, [`output`] prints for people or for programs.
+//! [`dev`] runs a Writer and a pusher in one process, [`stream`] appends to streams, reads them and
+//! says who may, [`certificate`] makes identities, [`chunk`] looks into a file of the object store.
+//! [`connection`] finds the Writer that a command means, [`output`] prints for people or for
+//! programs.
 //!
 //! Exit codes: 0 done, 1 refused or failed, 2 the command line is wrong. A reader that closes the
 //! pipe has seen enough: that is no failure.
 
+mod certificate;
 mod chunk;
 mod connection;
 mod dev;
+mod identity;
 mod log_time;
 mod output;
 mod stream;
@@ -49,6 +52,9 @@ enum Command {
     Dev(Box<dev::Args>),
     /// Create, list, append to and read streams.
     Stream(stream::Args),
+    /// Make certificates for other identities of a `pyramid dev`.
+    #[command(subcommand)]
+    Certificate(certificate::Command),
     /// Look into a chunk file of the object store.
     #[command(subcommand)]
     Chunk(chunk::Command),
@@ -65,6 +71,7 @@ fn main() -> ExitCode {
         match command {
             Command::Dev(args) => Box::pin(dev::run(*args, &mut output)).await,
             Command::Stream(args) => Box::pin(stream::run(args, &mut output)).await,
+            Command::Certificate(command) => certificate::run(command, &mut output),
             Command::Chunk(command) => chunk::run(command, &mut output).await,
         }
     });

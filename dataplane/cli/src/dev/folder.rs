@@ -4,6 +4,8 @@
 //! dev.lock           locked while a `pyramid dev` runs
 //! dev.json           what it tells other commands, while it runs
 //! kek                the key file; made at the first start
+//! trust-domain tls/  who everybody is: see `certificates`
+//! rights-due         its streams are older than rights: see `declare`
 //! objects/           the object store
 //! lock identity wal/ the Writer's own
 //! ```
@@ -25,6 +27,7 @@ use super::running::Running;
 const KEK_ID: &str = "dev-1";
 
 const LOCK: &str = "dev.lock";
+pub(super) const RIGHTS_DUE: &str = "rights-due";
 /// How long the lock may take: the operating system lets go of that of a killed process a little
 /// after the kill, and a command that looks at it holds it for a moment.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,6 +47,8 @@ pub(super) struct Folder {
     pub(super) path: PathBuf,
     pub(super) kek_file: PathBuf,
     pub(super) objects: PathBuf,
+    /// There while the streams of a directory from before there were rights have none.
+    pub(super) rights_due: PathBuf,
     /// Unlocked by the operating system when this process ends, however it ends.
     _lock: File,
 }
@@ -88,7 +93,8 @@ impl Folder {
         make_key(&path, &kek_file)?;
         let objects = path.join("objects");
         DirBuilder::new().recursive(true).mode(0o700).create(&objects).with_context(at)?;
-        Ok(Self { path, kek_file, objects, _lock: lock })
+        let rights_due = path.join(RIGHTS_DUE);
+        Ok(Self { path, kek_file, objects, rights_due, _lock: lock })
     }
 }
 

@@ -22,6 +22,8 @@ pub(crate) struct Running {
     pub(crate) admin: SocketAddr,
     /// Where the pusher's `Local` service answers.
     pub(crate) local: SocketAddr,
+    /// The directory of certificates: `user` for streams, `operator` for the `Admin` service.
+    pub(crate) tls: PathBuf,
     /// Where the objects lie.
     pub(crate) objects: PathBuf,
     /// The key file that opens them.

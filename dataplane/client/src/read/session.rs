@@ -29,7 +29,12 @@ pub(crate) struct Session {
     backoff: Backoff,
     /// Since when nothing has worked.
     failing_since: Option<Instant>,
+    /// Chunks that could not be opened since something worked.
+    chunk_failures: u32,
 }
+
+/// As often a chunk is tried before the Writer reads it instead, for a reader that falls back.
+const CHUNK_FAILURES_MAX: u32 = 3;
 
 /// Why one call of `Read` has ended.
 enum End {
@@ -37,6 +42,8 @@ enum End {
     Finished,
     /// Ask again for what comes next.
     Moved,
+    /// Ask again; the Writer reads chunks from now on.
+    FellBack,
     /// Ask again, after a wait.
     Lost(Refusal),
     /// Asking again would not help.
@@ -54,7 +61,7 @@ impl Session {
     ) -> Self {
         let share = options.budget.share();
         let progress = Progress::new(options);
-        Self { client, progress, share, items, backoff: RETRY, failing_since: None }
+        Self { client, progress, share, items, backoff: RETRY, failing_since: None, chunk_failures: 0 }
     }
 
     pub(crate) async fn run(mut self) {
@@ -64,6 +71,7 @@ impl Session {
             let Err(end) = self.call(&writer).await;
             let refusal = match end {
                 End::Finished => return,
+                End::FellBack => continue,
                 End::Moved if self.progress.reached() != before => continue,
                 // A Writer that sends a reader in a circle is asked slowly.
                 End::Moved => Refusal::unknown(Reason::Unavailable, "the offset has moved twice"),
@@ -196,16 +204,32 @@ impl Session {
         let end = Offset::new(location.next_offset);
         let open = options.budget.open_chunk().await;
         let mut chunk = ChunkBatches::open(&fetcher, location, reached.offset, open);
-        while let Some(batches) = chunk.next(&self.share).await.map_err(of_chunk)? {
-            self.batches(batches).await?;
+        loop {
+            match chunk.next(&self.share).await {
+                Ok(Some(batches)) => self.batches(batches).await?,
+                Ok(None) => return self.progress.expect(end).map_err(broken),
+                Err(error) => return Err(self.chunk_failed(&error)),
+            }
         }
-        self.progress.expect(end).map_err(broken)
+    }
+
+    /// The location may be too old, or the bytes were damaged on their way: the Writer is asked for
+    /// it again. What is damaged in the store stays damaged, and is told at each try.
+    fn chunk_failed(&mut self, error: &chunk::Error) -> End {
+        self.chunk_failures += 1;
+        let is_over = error.is_refused() || self.chunk_failures >= CHUNK_FAILURES_MAX;
+        if is_over && self.progress.options().falls_back {
+            self.progress.leave_chunks_to_the_writer();
+            return End::FellBack;
+        }
+        End::Lost(Refusal::unknown(Reason::Damaged, error.to_string()))
     }
 
     /// Something came: the connection is good.
     fn worked(&mut self) {
         self.backoff.reset();
         self.failing_since = None;
+        self.chunk_failures = 0;
     }
 
     async fn deliver(&self, item: Item) -> Step<()> {
@@ -239,11 +263,4 @@ fn lost(message: &str) -> End {
 #[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
 fn broken(error: Broken) -> End {
     End::Lost(Refusal::unknown(Reason::Unavailable, error.to_string()))
-}
-
-/// The location may be too old, or the bytes were damaged on their way: the Writer is asked for it
-/// again. What is damaged in the store stays damaged, and is told at each try.
-#[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
-fn of_chunk(error: chunk::Error) -> End {
-    End::Lost(Refusal::unknown(Reason::Damaged, error.to_string()))
 }
