@@ -94,6 +94,16 @@ impl Credentials {
 }
 
 impl Args {
+    /// Whether --writer says which Writer is meant.
+    pub(crate) fn names_a_writer(&self) -> bool {
+        !self.writer.is_empty()
+    }
+
+    /// The data directory that is meant.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR))
+    }
+
     /// Decides which Writer is meant.
     pub(crate) fn target(self) -> anyhow::Result<Target> {
         let Self { writer, admin, tls, data_dir } = self;
@@ -151,10 +161,8 @@ impl Target {
             }
         }
         answers.map_err(|error| explain_absent(error, ""))?;
-        let options = connection::Options {
-            connect,
-            ..connection::Options::tcp(self.writers.clone())
-        };
+        let options =
+            connection::Options { connect, ..connection::Options::tcp(self.writers.clone()) };
         Ok(Client::new(options)?)
     }
 
