@@ -185,6 +185,7 @@ fn every_help_teaches_by_example() {
         &["stream", "trim"],
         &["stream", "rm"],
         &["chunk", "inspect"],
+        &["verify"],
     ] {
         let help = run(command().args(words).arg("--help")).ok();
         let example = format!("\n  pyramid {}", words.join(" "));

@@ -6,3 +6,4 @@ mod dev;
 mod errors;
 mod running;
 mod streams;
+mod verify;

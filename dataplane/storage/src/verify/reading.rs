@@ -21,6 +21,9 @@ pub(super) const TRIES_MAX: u32 = 6;
 /// Wait after the first try; twice as long after each other one.
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(100);
 
+/// Longest wait that a store may ask for.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
 /// One try of one call.
 pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -63,13 +66,17 @@ where
             action,
             key: key.to_owned(),
             reason: format!("no answer within {} s", CALL_TIMEOUT.as_secs()),
+            wait: None,
         };
         timeout(CALL_TIMEOUT, call()).await.unwrap_or_else(|elapsed| Err(late(elapsed)))
     };
     let mut wait = FIRST_WAIT;
     for _ in 1..TRIES_MAX {
         match timed().await {
-            Err(Error::Unavailable { .. }) => sleep(wait).await,
+            // As long as the store asks for, but not for ever.
+            Err(Error::Unavailable { wait: advised, .. }) => {
+                sleep(advised.unwrap_or_default().clamp(wait, WAIT_MAX)).await;
+            }
             answer => return answer,
         }
         wait *= 2;

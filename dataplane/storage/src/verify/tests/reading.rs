@@ -96,7 +96,8 @@ impl ObjectStore for Watched {
 }
 
 fn unavailable() -> StoreError {
-    StoreError::Unavailable { action: "get", key: "it".to_owned(), reason: "busy".to_owned() }
+    let (key, reason) = ("it".to_owned(), "busy".to_owned());
+    StoreError::Unavailable { action: "get", key, reason, wait: None }
 }
 
 async fn verify_on(
