@@ -131,11 +131,11 @@ impl Bucket {
     }
 
     /// Seals batches behind what was shipped, with an identity that is changed.
-    pub(super) fn seal(
-        &self,
+    pub(super) fn seal<'a>(
+        &'a self,
         name: &str,
         batches: &[Batch],
-        change: impl FnOnce(&mut Identity<'_>),
+        change: impl FnOnce(&mut Identity<'a>),
     ) -> SealedChunk {
         let stream = &self.streams[name];
         let digest_before = stream.chunks.last().map_or(DIGEST_START, SealedChunk::digest_after);

@@ -59,11 +59,12 @@ async fn a_half_written_attempt_is_named_and_no_damage() {
 async fn what_an_older_history_left_is_extra_also_where_it_reaches_farther() {
     let mut bucket = Bucket::new().await;
     bucket.add_stream("orders", 77);
-    bucket.ship("orders");
-    // The new history was built on the first chunk; the old one had gone on.
+    let first = bucket.seal("orders", &batches(0, 10), |identity| identity.epoch = EPOCH - 1);
+    bucket.put(&first);
+    bucket.streams.get_mut("orders").unwrap().chunks.push(first);
+    // The old history had gone on; the new one was built on the first chunk.
     let old = bucket.seal("orders", &batches(10, 30), |identity| identity.epoch = EPOCH - 1);
     bucket.put(&old);
-    // So had the first chunk, which is of the old epoch then; here of the new one.
     bucket.ship("orders");
     let report = bucket.verify().await;
     assert!(report.is_clean(), "{:?}", report.findings);
@@ -86,7 +87,6 @@ async fn a_way_through_smaller_chunks_is_found_beside_a_larger_one_that_leads_no
     assert_eq!(report.notes, [note]);
     assert_eq!(counts(&report)["orders"], (2, 20, 0, 20));
     // Where the smaller ones end, it is not extra: nothing else holds its end.
-    let bucket = bucket;
     bucket.delete(bucket.streams["orders"].key(1)).await;
     let report = bucket.verify().await;
     assert!(report.is_clean());
