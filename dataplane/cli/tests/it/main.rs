@@ -4,5 +4,8 @@
 mod chunks;
 mod dev;
 mod errors;
+mod rights;
 mod running;
+mod store;
 mod streams;
+mod tls;
