@@ -39,6 +39,21 @@ pub struct Args {
     #[arg(long, env = "PYRAMID_CHUNK_DIRECTORY")]
     chunk_directory: Option<PathBuf>,
 
+    /// Directory with `tls.key`, `tls.crt` and `ca.crt`, read again when they change. Without it
+    /// the Writer is reached without TLS, on loopback addresses only.
+    #[arg(long, env = "PYRAMID_TLS", value_name = "DIR")]
+    tls: Option<PathBuf>,
+
+    /// Authorities that the object store's certificate may come from, as PEM. Default: the
+    /// machine's.
+    #[arg(long, env = "PYRAMID_OBJECT_STORE_CA", value_name = "FILE")]
+    object_store_ca: Option<PathBuf>,
+
+    /// Fetch chunks over plain HTTP too, from an object store without TLS. What it gives is
+    /// encrypted and verified all the same.
+    #[arg(long, env = "PYRAMID_OBJECT_STORE_HTTP")]
+    object_store_http: bool,
+
     /// How long the application may take for one push, unless the subscription says otherwise.
     /// Unit: milliseconds.
     #[arg(long, env = "PYRAMID_PUSH_TIMEOUT_MS", default_value_t = 30_000,
@@ -63,6 +78,12 @@ pub struct Config {
     pub local: Option<SocketAddr>,
     /// `file:` locations are opened only below this directory.
     pub chunk_directory: Option<PathBuf>,
+    /// Key, certificate and trust bundle; `None`: no TLS.
+    pub tls: Option<PathBuf>,
+    /// Whom to trust besides the machine's authorities when chunks are fetched.
+    pub object_store_ca: Option<PathBuf>,
+    /// Whether chunks are fetched over plain HTTP too.
+    pub object_store_http: bool,
     /// Pushes to one application that may be on their way at once. At least 1.
     pub pushes_max: usize,
     /// Waits.
@@ -138,6 +159,9 @@ impl TryFrom<Args> for Config {
             pod,
             local,
             chunk_directory,
+            tls,
+            object_store_ca,
+            object_store_http,
             push_timeout_ms,
             pushes_max,
         } = args;
@@ -163,6 +187,9 @@ impl TryFrom<Args> for Config {
             pod,
             local: Some(local),
             chunk_directory,
+            tls,
+            object_store_ca,
+            object_store_http,
             pushes_max,
             timing: Timing { push_timeout, ..Timing::DEFAULT },
         })
@@ -207,6 +234,9 @@ mod tests {
             pod: "pusher".to_owned(),
             local: Some("127.0.0.1:7410".parse().unwrap()),
             chunk_directory: None,
+            tls: None,
+            object_store_ca: None,
+            object_store_http: false,
             pushes_max: PUSHES_MAX,
             timing: Timing::DEFAULT,
         };

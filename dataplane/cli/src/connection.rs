@@ -8,16 +8,15 @@
 pub(crate) mod admin;
 mod failure;
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use pyramid_client::{Client, connection};
-use pyramid_protocol::net::{Connect, TcpConnect};
+use pyramid_protocol::net::{self, Connect, TcpConnect};
 use pyramid_protocol::pb::v1::{Reason, Refusal};
 use pyramid_protocol::{SpiffeId, StreamName, SystemClock};
-use pyramid_storage::Fetcher;
+use pyramid_storage::{Fetcher, HttpSettings};
 use pyramid_tls::Tls;
 use tonic::Status;
 
@@ -198,11 +197,24 @@ impl Target {
     }
 
     /// Opens the places of chunks that the Writer tells.
-    pub(crate) fn fetcher(&self) -> Fetcher {
-        match &self.dev {
-            Some(dev) => Fetcher::new().with_directory(&dev.objects),
-            None => Fetcher::new(),
+    ///
+    /// # Errors
+    ///
+    /// The authorities of the object store cannot be used.
+    pub(crate) fn fetcher(&self) -> anyhow::Result<Fetcher> {
+        let Some(dev) = &self.dev else {
+            // A machine without authorities leaves the chunks to the Writer.
+            let http = Fetcher::new().with_http(HttpSettings::default());
+            return Ok(http.unwrap_or_default());
+        };
+        if let Some(directory) = &dev.objects {
+            return Ok(Fetcher::new().with_directory(directory));
         }
+        let http = HttpSettings {
+            ca_file: dev.object_store_ca.clone(),
+            allows_plain_http: dev.object_store_http,
+        };
+        Ok(Fetcher::new().with_http(http)?)
     }
 }
 
@@ -223,19 +235,13 @@ fn secure(directory: &Path) -> anyhow::Result<(Arc<dyn Connect>, SpiffeId)> {
 
 /// Connections in clear, which do not leave this machine.
 fn plain(addresses: &[String]) -> anyhow::Result<Arc<dyn Connect>> {
-    if let Some(address) = addresses.iter().find(|address| !is_loopback(address)) {
+    if let Some(address) = addresses.iter().find(|address| !net::is_loopback(address)) {
         bail!(
             "{address} is not on this machine, and is reached with TLS only; give --tls with a \
              directory that has tls.key, tls.crt and ca.crt"
         );
     }
     Ok(Arc::new(TcpConnect))
-}
-
-fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The `pyramid dev` that runs on the directory. `None` if nobody has named the directory, and there

@@ -12,18 +12,18 @@ pub(crate) mod certificates;
 mod declare;
 pub(crate) mod folder;
 pub(crate) mod running;
+mod store;
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
-use pyramid_protocol::net::{TcpAccept, TcpConnect};
-use pyramid_protocol::{StreamName, SystemClock, SystemEntropy};
+use pyramid_protocol::net::TcpConnect;
+use pyramid_protocol::{StreamName, SystemClock};
 use pyramid_sidecar::config::Timing;
-use pyramid_storage::Fetcher;
-use pyramid_tls::{Tls, WATCH_EVERY};
+use pyramid_tls::Tls;
 use pyramid_writer::config::{LimitArgs, ReplicaArgs};
 use pyramid_writer::replica::{self, Addresses, Environment};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,6 +35,7 @@ use tracing_subscriber::EnvFilter;
 use self::certificates::Certificates;
 use self::folder::Folder;
 use self::running::Running;
+use self::store::Store;
 use crate::connection::DATA_DIR;
 use crate::connection::admin::{Admin, Caller};
 use crate::output::{Closed, Output, remark};
@@ -54,6 +55,9 @@ Examples:
   pyramid dev
   pyramid dev --subscribe orders=50051         push the stream `orders` to an application that
                                                serves pyramid.v1.Consumer on 127.0.0.1:50051
+  pyramid dev --object-store s3://orders --s3-endpoint https://s3.example.org --s3-credentials keys
+                                               chunks in a bucket; keys/accessKeyId and
+                                               keys/secretAccessKey open it
   pyramid dev --data-dir /tmp/a --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 \\
               --local-listen 127.0.0.1:0       a second one, on free ports")]
 pub(crate) struct Args {
@@ -87,6 +91,9 @@ pub(crate) struct Args {
         value_name = "ADDRESS"
     )]
     local_listen: SocketAddr,
+
+    #[command(flatten)]
+    store: store::Args,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -133,7 +140,7 @@ fn subscription(text: &str) -> Result<Subscribed, String> {
 ///
 /// Why it could not start, or had to stop.
 pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
-    let Args { data_dir, subscribe, listen, admin_listen, local_listen, limits, log } = args;
+    let Args { data_dir, subscribe, listen, admin_listen, local_listen, store, limits, log } = args;
     start_log(&log)?;
     for (place, one) in subscribe.iter().enumerate() {
         if subscribe.iter().skip(place + 1).any(|other| other.stream == one.stream) {
@@ -144,22 +151,28 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
     let folder = Folder::open(&data_dir).await?;
     let clock = Arc::new(SystemClock);
     let certificates = Certificates::open(&folder.path, &[listen, admin_listen], clock)?;
+    let store = Store::choose(store, &folder)?;
     let config = ReplicaArgs {
         data_dir: folder.path.clone(),
-        object_store: format!("file:{}", folder.objects.display()),
-        object_prefix: String::new(),
+        object_store: store.url.clone(),
+        objects: store.objects.clone(),
         kek_file: folder.kek_file.clone(),
+        tls: Some(certificates.directories.writer.clone()),
         limits,
     };
     let config = config.into_config()?;
     let opened = Environment::open(&config, listen, admin_listen).await;
-    let (mut environment, addresses) = opened.map_err(|error| explain_port(error.into()))?;
+    let (environment, addresses) = opened.map_err(|error| explain_port(error.into()))?;
+    let shown = config.object_store.to_string();
+    tokio::select! {
+        biased;
+        () = signals.next() => return Ok(()),
+        asked = store.ask(&*environment.store, &shown) => asked?,
+    }
+    store.remember(&folder.path)?;
     let mut parts = Parts::default();
-    let writer_tls = parts.tls(&certificates.directories.writer)?;
-    environment.writer = Box::new(writer_tls.accept(environment.writer));
-    environment.admin = Box::new(writer_tls.accept(environment.admin));
-    let credentials = Credentials::open(&mut parts, &certificates)?;
-    parts.tls.spawn(certificates.keep(parts.stop_tls.clone()));
+    let identities = Identities::open(&certificates)?;
+    parts.certificates.spawn(certificates.keep(parts.stop_certificates.clone()));
     let (serving, served) = oneshot::channel();
     let stop = parts.stop_writer.clone();
     parts.writer.spawn(async move {
@@ -178,9 +191,9 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
                 // It has ended, and the branch above says why.
                 std::future::pending::<()>().await;
             }
-            let folder = &folder;
-            let subscribe = &subscribe;
-            let start = Start { folder, credentials, subscribe, addresses, local_listen };
+            let (folder, store, subscribe) = (&folder, &store, &subscribe);
+            let start =
+                Start { folder, store, shown, identities, subscribe, addresses, local_listen };
             start.go_on(&mut parts.pusher, &parts.stop_pusher, output).await
         } => outcome,
     };
@@ -212,7 +225,10 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
 /// What is needed once the Writer answers.
 struct Start<'a> {
     folder: &'a Folder,
-    credentials: Credentials,
+    store: &'a Store,
+    /// The store, for people.
+    shown: String,
+    identities: Identities,
     subscribe: &'a [Subscribed],
     addresses: Addresses,
     local_listen: SocketAddr,
@@ -225,8 +241,8 @@ impl Start<'_> {
         stop: &CancellationToken,
         output: &mut Output,
     ) -> anyhow::Result<()> {
-        let Self { folder, credentials, subscribe, addresses, local_listen } = self;
-        let Credentials { trust_domain, operator, pusher: pusher_tls } = credentials;
+        let Self { folder, store, shown, identities, subscribe, addresses, local_listen } = self;
+        let Identities { trust_domain, operator, pusher_directory } = identities;
         let writer = reachable(addresses.writer);
         let admin = reachable(addresses.admin);
         let caller = Caller::Dev { user: certificates::user(&trust_domain)? };
@@ -244,23 +260,18 @@ impl Start<'_> {
                 .collect(),
             pod: "dev".to_owned(),
             local: Some(local_listen),
-            chunk_directory: Some(folder.objects.clone()),
+            chunk_directory: store.directory.clone(),
+            tls: Some(pusher_directory),
+            object_store_ca: store.objects.s3_ca.clone(),
+            object_store_http: store.is_plain_http,
             pushes_max: PUSHES_MAX,
             timing: Timing::DEFAULT,
         };
-        let environment = pyramid_sidecar::Environment {
-            connect: Arc::new(pusher_tls.connect(Arc::new(TcpConnect))),
-            connect_application: Arc::new(TcpConnect),
-            entropy: Arc::new(SystemEntropy),
-            fetcher: Fetcher::new().with_directory(&folder.objects),
-        };
-        let accept = listen_locally(local_listen).await.map_err(explain_port)?;
         let (ready, serves) = oneshot::channel();
         let stop = stop.clone();
         pusher.spawn(async move {
-            let ended =
-                pyramid_sidecar::run_with(config, environment, Some(accept), ready, stop).await;
-            ended.map_err(anyhow::Error::from)
+            let ended = pyramid_sidecar::run(config, ready, stop).await.context("--local-listen");
+            ended.map_err(explain_port)
         });
         let local = match serves.await {
             Ok(ready) => ready.local.context("the pusher serves no applications")?,
@@ -274,7 +285,10 @@ impl Start<'_> {
             admin,
             local,
             tls: certificates::tls(&folder.path),
-            objects: folder.objects.clone(),
+            object_store: shown,
+            objects: store.directory.clone(),
+            object_store_ca: store.objects.s3_ca.clone(),
+            object_store_http: store.is_plain_http,
             kek_file: folder.kek_file.clone(),
         };
         if let Err(error) = running.write(&folder.path) {
@@ -293,30 +307,20 @@ impl Start<'_> {
     }
 }
 
-/// Where applications reach the pusher, which asks nobody who they are.
-async fn listen_locally(address: SocketAddr) -> anyhow::Result<(SocketAddr, TcpAccept)> {
-    let at = || format!("--local-listen {address}");
-    if !address.ip().is_loopback() {
-        bail!("{}: give an address of this machine alone, such as 127.0.0.1:7410", at());
-    }
-    let accept = TcpAccept::bind(address).await.with_context(at)?;
-    Ok((accept.local_address().with_context(at)?, accept))
-}
-
-/// What the parts of this process prove to the Writer.
-struct Credentials {
+/// Who the parts of this process are.
+struct Identities {
     trust_domain: String,
     operator: Tls,
-    pusher: Tls,
+    pusher_directory: PathBuf,
 }
 
-impl Credentials {
-    fn open(parts: &mut Parts, certificates: &Certificates) -> anyhow::Result<Self> {
+impl Identities {
+    fn open(certificates: &Certificates) -> anyhow::Result<Self> {
         let directories = &certificates.directories;
         Ok(Self {
             trust_domain: certificates.trust_domain().to_owned(),
-            operator: parts.tls(&directories.operator)?,
-            pusher: parts.tls(&directories.pusher)?,
+            operator: Tls::open(&directories.operator, Arc::new(SystemClock))?,
+            pusher_directory: directories.pusher.clone(),
         })
     }
 }
@@ -348,21 +352,13 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 struct Parts {
     writer: JoinSet<anyhow::Result<()>>,
     pusher: JoinSet<anyhow::Result<()>>,
-    tls: JoinSet<()>,
+    certificates: JoinSet<()>,
     stop_writer: CancellationToken,
     stop_pusher: CancellationToken,
-    stop_tls: CancellationToken,
+    stop_certificates: CancellationToken,
 }
 
 impl Parts {
-    /// Uses a directory of certificates, and whatever is written there later.
-    fn tls(&mut self, directory: &Path) -> anyhow::Result<Tls> {
-        let tls = Tls::open(directory, Arc::new(SystemClock))?;
-        let (watched, stop) = (tls.clone(), self.stop_tls.clone());
-        self.tls.spawn(async move { watched.watch(WATCH_EVERY, stop).await });
-        Ok(tls)
-    }
-
     /// Waits until one of the two ends by itself, which is an error.
     async fn ended(part: &mut JoinSet<anyhow::Result<()>>, name: &str) -> anyhow::Result<()> {
         match part.join_next().await {
@@ -385,8 +381,8 @@ impl Parts {
         while let Some(ended) = self.writer.join_next().await {
             outcome = outcome.and(ended.context("stop the Writer").flatten());
         }
-        self.stop_tls.cancel();
-        while self.tls.join_next().await.is_some() {}
+        self.stop_certificates.cancel();
+        while self.certificates.join_next().await.is_some() {}
         outcome
     }
 }

@@ -29,7 +29,7 @@ use pyramid_tls::{Tls, bundle, write_directory};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::folder::{self, RIGHTS_DUE};
+use super::folder::{self, IDENTITY, RIGHTS_DUE};
 use crate::identity::DEV_NAMESPACE;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -43,8 +43,6 @@ const RENEWED_BELOW: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const LOOK: Duration = Duration::from_secs(60 * 60);
 
 const TRUST_DOMAIN: &str = "trust-domain";
-/// The Writer's own; where it is, there may be streams.
-const IDENTITY: &str = "identity";
 
 /// Where the certificates lie.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,8 @@
 //! kek                the key file; made at the first start
 //! trust-domain tls/  who everybody is: see `certificates`
 //! rights-due         its streams are older than rights: see `declare`
-//! objects/           the object store
+//! object-store       where chunks are kept: see `store`
+//! objects/           the object store, unless it is another one
 //! lock identity wal/ the Writer's own
 //! ```
 
@@ -27,6 +28,8 @@ use super::running::Running;
 const KEK_ID: &str = "dev-1";
 
 const LOCK: &str = "dev.lock";
+/// The Writer's own; where it is, there may be streams.
+pub(super) const IDENTITY: &str = "identity";
 pub(super) const RIGHTS_DUE: &str = "rights-due";
 /// How long the lock may take: the operating system lets go of that of a killed process a little
 /// after the kill, and a command that looks at it holds it for a moment.
@@ -35,7 +38,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const LOCK_LOOK: Duration = Duration::from_millis(20);
 
 /// What a directory of ours has one of, however early the first start crashed.
-const OURS: [&str; 3] = [LOCK, "identity", "kek"];
+const OURS: [&str; 3] = [LOCK, IDENTITY, "kek"];
 /// What the file system itself puts into an empty directory.
 const MOUNTED: &str = "lost+found";
 /// How many entries of a foreign directory an error names.
@@ -160,7 +163,7 @@ fn make_key(path: &Path, kek_file: &Path) -> anyhow::Result<()> {
     if kek_file.exists() {
         return Ok(());
     }
-    if path.join("identity").exists() {
+    if path.join(IDENTITY).exists() {
         bail!(
             "the key file {} is missing, and nothing opens the stored chunks without it; put it \
              back, or begin with another --data-dir",

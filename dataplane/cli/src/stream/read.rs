@@ -88,7 +88,7 @@ pub(super) async fn read(
     let options = Options {
         max_records: max_records.unwrap_or(0),
         give_up_after: Some(GIVE_UP_AFTER),
-        ..options(name, start, &target)
+        ..options(name, start, &target)?
     };
     print(client, options, max_records.unwrap_or(u64::MAX), output).await
 }
@@ -104,14 +104,15 @@ pub(super) async fn tail(
     let options = Options {
         follow,
         give_up_after: (!follow).then_some(GIVE_UP_AFTER),
-        ..options(name, Start::LastRecords(lines), &target)
+        ..options(name, Start::LastRecords(lines), &target)?
     };
     print(client, options, u64::MAX, output).await
 }
 
 /// Chunks are opened here, where that can be, so that they do not pass through the Writer.
-fn options(name: StreamName, start: Start, target: &Target) -> Options {
-    Options { fetcher: Some(target.fetcher()), falls_back: true, ..Options::new(name, start) }
+fn options(name: StreamName, start: Start, target: &Target) -> anyhow::Result<Options> {
+    let fetcher = Some(target.fetcher()?);
+    Ok(Options { fetcher, falls_back: true, ..Options::new(name, start) })
 }
 
 /// Prints what a read brings, at most `records_max` records.

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use pyramid_protocol::pb::v1::read_response::Item as PbItem;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{Batch, Offset};
+use pyramid_storage::chunk::ReadError;
+use pyramid_storage::object_store;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 
 use crate::backoff::Backoff;
-use crate::budget::Share;
+use crate::budget::{OpenChunk, Share};
 use crate::connection::{Client, RETRY, Writer, wait};
 use crate::read::chunk::{self, ChunkBatches};
 use crate::read::progress::{Admitted, Broken, Progress};
@@ -36,12 +39,22 @@ pub(crate) struct Session {
 /// As often a chunk is tried before the Writer reads it instead, for a reader that falls back.
 const CHUNK_FAILURES_MAX: u32 = 3;
 
+/// The messages of one call, and what was taken from them before its turn.
+struct Ahead {
+    messages: Streaming<pb::ReadResponse>,
+    /// The next chunk, on its way already.
+    chunk: Option<(pb::ChunkLocation, ChunkBatches)>,
+    /// The next message, if it is anything else.
+    passed: Option<Result<Option<PbItem>, tonic::Status>>,
+}
+
 /// Why one call of `Read` has ended.
 enum End {
     /// The whole read has ended, or nobody wants it any more.
     Finished,
-    /// Ask again for what comes next.
-    Moved,
+    /// Ask again for what comes next: the offset is elsewhere now, or the place that was told is not
+    /// good any more.
+    Moved(&'static str),
     /// Ask again; the Writer reads chunks from now on.
     FellBack,
     /// Ask again, after a wait.
@@ -72,9 +85,9 @@ impl Session {
             let refusal = match end {
                 End::Finished => return,
                 End::FellBack => continue,
-                End::Moved if self.progress.reached() != before => continue,
+                End::Moved(_) if self.progress.reached() != before => continue,
                 // A Writer that sends a reader in a circle is asked slowly.
-                End::Moved => Refusal::unknown(Reason::Unavailable, "the offset has moved twice"),
+                End::Moved(how) => Refusal::unknown(Reason::Unavailable, how),
                 End::Lost(refusal) => refusal,
                 End::Refused(refusal) => {
                     // A reader that is gone does not want to know.
@@ -112,15 +125,24 @@ impl Session {
         } else {
             opening.await
         };
-        let (first, mut messages) = opened.map_err(|status| of_refusal(from_status(&status)))?;
-        self.item(first).await?;
+        let (first, messages) = opened.map_err(|status| of_refusal(from_status(&status)))?;
+        let mut messages = Ahead { messages, chunk: None, passed: None };
+        self.item(first, &mut messages).await?;
         loop {
-            let item = next(&mut messages).await;
-            self.item(item.map_err(|status| of_refusal(from_status(&status)))?).await?;
+            if let Some((location, chunk)) = messages.chunk.take() {
+                self.chunk(location, chunk, &mut messages).await?;
+                continue;
+            }
+            let item = match messages.passed.take() {
+                Some(item) => item,
+                None => next(&mut messages.messages).await,
+            };
+            let item = item.map_err(|status| of_refusal(from_status(&status)))?;
+            self.item(item, &mut messages).await?;
         }
     }
 
-    async fn item(&mut self, item: Option<PbItem>) -> Step<()> {
+    async fn item(&mut self, item: Option<PbItem>, messages: &mut Ahead) -> Step<()> {
         match item {
             Some(PbItem::Start(start)) => {
                 let (first_offset, next_offset) = (start.first_offset, start.next_offset);
@@ -145,7 +167,11 @@ impl Session {
                 let held = self.share.hold(bytes).await;
                 self.batches(Batches { batches, held }).await
             }
-            Some(PbItem::Chunk(location)) => self.chunk(location).await,
+            Some(PbItem::Chunk(location)) => {
+                let open = self.progress.options().budget.open_chunk().await;
+                let chunk = self.open(&location, open)?;
+                self.chunk(location, chunk, messages).await
+            }
             Some(PbItem::CaughtUp(pb::CaughtUp { next_offset })) => {
                 let next_offset = Offset::new(next_offset);
                 self.progress.expect(next_offset).map_err(broken)?;
@@ -155,7 +181,7 @@ impl Session {
             }
             Some(PbItem::Moved(pb::Moved { offset })) => {
                 self.progress.expect(Offset::new(offset)).map_err(broken)?;
-                Err(End::Moved)
+                Err(End::Moved("the offset has moved twice"))
             }
             Some(PbItem::Refused(refusal)) => Err(of_refusal(refusal)),
             // A read with limits ends so when they are used up.
@@ -194,17 +220,25 @@ impl Session {
         if over || self.progress.is_done() { Err(End::Finished) } else { Ok(()) }
     }
 
-    /// Reads one chunk from where the read is to its end.
-    async fn chunk(&mut self, location: pb::ChunkLocation) -> Step<()> {
+    /// Begins to read a chunk from where the read is, or from its front.
+    fn open(&self, location: &pb::ChunkLocation, open: OpenChunk) -> Step<ChunkBatches> {
         let reached = self.progress.reached().ok_or(broken(Broken::NotStarted))?;
-        let options = self.progress.options();
-        let Some(fetcher) = options.fetcher.clone() else {
+        let Some(fetcher) = &self.progress.options().fetcher else {
             return Err(lost("the Writer sent the place of a chunk that was not asked for"));
         };
+        Ok(ChunkBatches::open(fetcher, location.clone(), reached.offset, open))
+    }
+
+    /// Reads one chunk to its end, and begins meanwhile with the one behind it.
+    async fn chunk(
+        &mut self,
+        location: pb::ChunkLocation,
+        mut chunk: ChunkBatches,
+        messages: &mut Ahead,
+    ) -> Step<()> {
         let end = Offset::new(location.next_offset);
-        let open = options.budget.open_chunk().await;
-        let mut chunk = ChunkBatches::open(&fetcher, location, reached.offset, open);
         loop {
+            self.look_ahead(end, messages)?;
             match chunk.next(&self.share).await {
                 Ok(Some(batches)) => self.batches(batches).await?,
                 Ok(None) => return self.progress.expect(end).map_err(broken),
@@ -213,8 +247,7 @@ impl Session {
         }
     }
 
-    /// The location may be too old, or the bytes were damaged on their way: the Writer is asked for
-    /// it again. What is damaged in the store stays damaged, and is told at each try.
+    /// A chunk cannot be read on: asks for it again, or leaves it to the Writer.
     fn chunk_failed(&mut self, error: &chunk::Error) -> End {
         self.chunk_failures += 1;
         let is_over = error.is_refused() || self.chunk_failures >= CHUNK_FAILURES_MAX;
@@ -222,7 +255,25 @@ impl Session {
             self.progress.leave_chunks_to_the_writer();
             return End::FellBack;
         }
-        End::Lost(Refusal::unknown(Reason::Damaged, error.to_string()))
+        of_chunk(error)
+    }
+
+    /// Opens the chunk behind the one that ends at `end`, if the Writer has told its place already
+    /// and one more may be open: the object store takes a while until the first bytes come.
+    fn look_ahead(&self, end: Offset, ahead: &mut Ahead) -> Step<()> {
+        if ahead.chunk.is_some() || ahead.passed.is_some() {
+            return Ok(());
+        }
+        let Some(open) = self.progress.options().budget.open_chunk_ahead() else { return Ok(()) };
+        let Some(item) = next(&mut ahead.messages).now_or_never() else { return Ok(()) };
+        match item {
+            Ok(Some(PbItem::Chunk(location))) if location.base_offset == end.get() => {
+                let chunk = self.open(&location, open)?;
+                ahead.chunk = Some((location, chunk));
+            }
+            other => ahead.passed = Some(other),
+        }
+        Ok(())
     }
 
     /// Something came: the connection is good.
@@ -263,4 +314,23 @@ fn lost(message: &str) -> End {
 #[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
 fn broken(error: Broken) -> End {
     End::Lost(Refusal::unknown(Reason::Unavailable, error.to_string()))
+}
+
+/// A location that is too old is asked for again, at once if the read has come on since it was told.
+/// So is one whose bytes were damaged on their way. What is damaged in the store stays damaged, and
+/// is told at each try.
+fn of_chunk(error: &chunk::Error) -> End {
+    let chunk::Error::Read(ReadError::Store(store)) = error else {
+        return End::Lost(Refusal::unknown(Reason::Damaged, error.to_string()));
+    };
+    if let object_store::Error::Expired { .. } = store {
+        return End::Moved(
+            "a location was refused as soon as it was told; are the clocks of Writer and object store right?",
+        );
+    }
+    let wait = store.wait().unwrap_or_default().as_millis();
+    End::Lost(Refusal {
+        retry_after_ms: u32::try_from(wait).unwrap_or(u32::MAX),
+        ..Refusal::unknown(Reason::Damaged, store.to_string())
+    })
 }
