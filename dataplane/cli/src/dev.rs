@@ -12,7 +12,7 @@ pub(crate) mod certificates;
 mod declare;
 pub(crate) mod folder;
 pub(crate) mod running;
-mod store;
+pub(crate) mod store;
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};

@@ -12,12 +12,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use pyramid_storage::object_store::{S3Options, StoreSettings};
+use pyramid_storage::object_store::StoreSettings;
 use pyramid_storage::verify::{self, Kind, Options, Progress, Report, WriterView};
 use pyramid_storage::{ClusterId, Keks, ObjectNames, ObjectStore};
+use pyramid_writer::config::ObjectArgs;
 
 use crate::connection;
-use crate::dev::folder;
+use crate::dev::{folder, store};
 use crate::output::{Output, bytes, counted};
 
 /// Something is damaged or missing.
@@ -41,10 +42,15 @@ Objects alone do not show whether the last chunks of a stream are gone; a Writer
 Exit codes: 0 all is as it was stored; 1 something is damaged, missing or not known, or the command
 failed; 2 the command line is wrong; 74 the object store could not be read.")]
 pub(crate) struct Args {
-    #[command(flatten)]
-    store: StoreArgs,
+    /// Where the objects are: s3://BUCKET or file:DIR. Default: in the data directory.
+    #[arg(long, env = "PYRAMID_OBJECT_STORE", value_name = "URL")]
+    object_store: Option<String>,
 
-    /// The key file of the Writer. Default: that of the data directory.
+    #[command(flatten)]
+    objects: ObjectArgs,
+
+    /// The key file of the Writer. Default: that of the data directory, whose `pyramid dev` is then
+    /// asked, too, if it runs.
     #[arg(long, env = "PYRAMID_KEK_FILE", value_name = "FILE")]
     kek_file: Option<PathBuf>,
 
@@ -60,36 +66,6 @@ pub(crate) struct Args {
     connection: connection::Args,
 }
 
-/// Where the objects are.
-#[derive(Debug, clap::Args)]
-#[group(skip)]
-struct StoreArgs {
-    /// Where the objects are: `file:DIR` or `s3://BUCKET`. Default: in the data directory.
-    #[arg(long, env = "PYRAMID_OBJECT_STORE", value_name = "URL", requires = "kek_file")]
-    object_store: Option<String>,
-
-    /// What is in front of all object keys.
-    #[arg(long, env = "PYRAMID_OBJECT_PREFIX", default_value = "", value_name = "PREFIX")]
-    object_prefix: String,
-
-    /// The S3 server, if it is not AWS.
-    #[arg(long, env = "PYRAMID_S3_ENDPOINT", value_name = "URL", requires = "object_store")]
-    s3_endpoint: Option<String>,
-
-    /// The region of the bucket.
-    #[arg(long, env = "PYRAMID_S3_REGION", value_name = "REGION", requires = "object_store")]
-    s3_region: Option<String>,
-
-    /// The authority that signed the certificate of the S3 server, as PEM.
-    #[arg(long, env = "PYRAMID_S3_CA", value_name = "FILE", requires = "object_store")]
-    s3_ca: Option<PathBuf>,
-
-    /// A directory with accessKeyId, secretAccessKey and, if there is one, sessionToken. Default:
-    /// what the environment, a profile or the machine gives.
-    #[arg(long, env = "PYRAMID_S3_CREDENTIALS", value_name = "DIR", requires = "object_store")]
-    s3_credentials: Option<PathBuf>,
-}
-
 /// The object store does not answer. Says nothing about what it holds.
 #[derive(Debug, thiserror::Error)]
 #[error("the object store could not be read; nothing is known about what it holds")]
@@ -103,6 +79,8 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
 /// What is verified.
 struct Subject {
     settings: StoreSettings,
+    /// In front of all keys.
+    prefix: String,
     keks: Keks,
     /// To be compared with, if there is a Writer.
     writer: Option<connection::Args>,
@@ -114,9 +92,9 @@ struct Subject {
 ///
 /// There is nothing to verify, or it cannot be read.
 pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<u8> {
-    let Args { store, kek_file, cluster, streams, connection } = args;
-    let prefix = store.object_prefix.clone();
-    let subject = subject(store, kek_file, connection)?;
+    let Args { object_store, objects, kek_file, cluster, streams, connection } = args;
+    let subject = subject(object_store, objects, kek_file, connection)?;
+    let prefix = subject.prefix;
     if let StoreSettings::Directory(directory) = &subject.settings
         && !directory.is_dir()
     {
@@ -151,36 +129,33 @@ fn code(report: &Report) -> u8 {
 }
 
 fn subject(
-    store: StoreArgs,
+    object_store: Option<String>,
+    objects: ObjectArgs,
     kek_file: Option<PathBuf>,
     connection: connection::Args,
 ) -> anyhow::Result<Subject> {
-    let StoreArgs { object_store, s3_endpoint, s3_region, s3_ca, s3_credentials, .. } = store;
-    if let Some(url) = object_store {
-        let options = S3Options {
-            endpoint: s3_endpoint,
-            region: s3_region,
-            ca_file: s3_ca,
-            credentials_dir: s3_credentials,
-        };
-        let settings = StoreSettings::parse(&url, options)?;
-        let kek_file = kek_file.context("give --kek-file with the Writer's key file")?;
-        let writer = connection.names_a_writer().then_some(connection);
-        return Ok(Subject { settings, keks: Keks::load(&kek_file)?, writer });
-    }
     let data_dir = connection.data_dir().to_owned();
-    let objects = objects_of(&data_dir)?;
+    let url = match object_store {
+        Some(url) => url,
+        None => format!("file:{}", objects_of(&data_dir)?.display()),
+    };
+    let (settings, prefix) = objects.into_settings(&url)?;
+    // With a key file of its own it is a copy, and no business of a Writer that nobody has named.
+    let is_asked =
+        connection.names_a_writer() || (kek_file.is_none() && folder::is_used(&data_dir)?);
     let keks = Keks::load(&kek_file.unwrap_or_else(|| data_dir.join("kek")))?;
-    let is_asked = connection.names_a_writer() || folder::is_used(&data_dir)?;
-    Ok(Subject {
-        settings: StoreSettings::Directory(objects),
-        keks,
-        writer: is_asked.then_some(connection),
-    })
+    Ok(Subject { settings, prefix, keks, writer: is_asked.then_some(connection) })
 }
 
 /// The objects of a `pyramid dev`, whether it runs or not.
 fn objects_of(data_dir: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(elsewhere) = store::elsewhere(data_dir)? {
+        bail!(
+            "{} keeps its chunks in {elsewhere}; give --object-store and the flags of S3 as to \
+             `pyramid dev`",
+            data_dir.display()
+        );
+    }
     let objects = data_dir.join("objects");
     if !objects.is_dir() {
         bail!(
