@@ -174,6 +174,16 @@ fn a_copy_of_the_objects_is_verified_without_the_data_directory() {
 }
 
 #[test]
+fn a_data_directory_whose_chunks_lie_elsewhere_says_where() {
+    let mut dev = Dev::start();
+    dev.signal(Signal::SIGTERM);
+    fs::write(dev.data_dir().join("object-store"), "s3://orders below eu\n").unwrap();
+    let error = verify(&dev).failed(1);
+    let expected = "keeps its chunks in s3://orders below eu; give --object-store";
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
 fn a_store_that_cannot_be_read_is_not_damage() {
     let (mut dev, chunks) = three_chunks();
     dev.signal(Signal::SIGTERM);
@@ -188,9 +198,7 @@ fn a_store_that_cannot_be_read_is_not_damage() {
 #[test]
 fn wrong_arguments_are_refused() {
     for arguments in [
-        &["--object-store", "file:/x"][..],
-        &["--s3-region", "eu-central-1"],
-        &["--cluster", "abc"],
+        &["--cluster", "abc"][..],
         &["--stream"],
     ] {
         run(command().arg("verify").args(arguments)).failed(2);
@@ -199,12 +207,13 @@ fn wrong_arguments_are_refused() {
     let kek = folder.path().join("kek");
     fs::write(&kek, format!("k = {}\n", "0f".repeat(32))).unwrap();
     let missing = format!("file:{}/missing", folder.path().display());
-    for (url, expected) in
-        [("ftp://x", "give file:DIR"), (missing.as_str(), "look at --object-store")]
-    {
+    for (flags, expected) in [
+        (&["--object-store", "ftp://x"][..], "give file:DIR"),
+        (&["--object-store", &missing], "look at --object-store"),
+        (&["--object-store", &missing, "--s3-region", "eu"], "--s3-region is for s3://BUCKET only"),
+    ] {
         let mut command = command();
-        let verify = ["verify", "--object-store", url, "--kek-file", text(&kek)];
-        let error = run(command.args(verify)).failed(1);
+        let error = run(command.args(["verify", "--kek-file", text(&kek)]).args(flags)).failed(1);
         assert!(error.contains(expected), "{error}");
     }
     assert!(!folder.path().join("missing").exists(), "a verification makes nothing");
