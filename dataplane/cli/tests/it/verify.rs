@@ -197,10 +197,7 @@ fn a_store_that_cannot_be_read_is_not_damage() {
 
 #[test]
 fn wrong_arguments_are_refused() {
-    for arguments in [
-        &["--cluster", "abc"][..],
-        &["--stream"],
-    ] {
+    for arguments in [&["--cluster", "abc"][..], &["--stream"]] {
         run(command().arg("verify").args(arguments)).failed(2);
     }
     let folder = tempfile::tempdir().unwrap();
