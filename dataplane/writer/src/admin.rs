@@ -10,7 +10,7 @@ use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::pb::v1::admin_server::Admin;
 use pyramid_protocol::pb::v1::put_stream_result::Result as PutResult;
 use pyramid_protocol::pb::v1::{self as pb, DataState, Reason, Refusal};
-use pyramid_protocol::{SpiffeId, StreamId, StreamName};
+use pyramid_protocol::{SpiffeId, StreamName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response, Status};
 
@@ -129,6 +129,21 @@ impl Admin for AdminService {
             results.push(pb::PutStreamResult { result: Some(result), created });
         }
         Ok(Response::new(pb::PutStreamsResponse { results }))
+    }
+
+    async fn get_stream_config(
+        &self,
+        request: Request<pb::GetStreamConfigRequest>,
+    ) -> Result<Response<pb::GetStreamConfigResponse>, Status> {
+        let pb::GetStreamConfigRequest { name } = request.into_inner();
+        let member = self.serving()?;
+        let name: StreamName = name.parse().map_err(|error| invalid(format!("name: {error}")))?;
+        let found = member.view.read(|state, live| {
+            let stream = state.stream_by_name(&name)?;
+            Some(configured::get(stream, stream_info(state, live, stream)))
+        });
+        let found = found.ok_or_else(|| no_stream(&name))?;
+        Ok(Response::new(found))
     }
 
     async fn delete_stream(
@@ -286,8 +301,12 @@ fn check_name_and_id(member: &Member, name: &str, stream_id: u64) -> Result<(), 
     match found {
         Some(id) if id == stream_id => Ok(()),
         Some(id) => Err(recreated(name.as_str(), id)),
-        None => Err(Refusal::new(Reason::NotFound, format!("there is no stream {name}"))),
+        None => Err(no_stream(&name)),
     }
+}
+
+fn no_stream(name: &StreamName) -> Refusal {
+    Refusal::new(Reason::NotFound, format!("there is no stream {name}"))
 }
 
 fn check_identities(what: &str, identities: &[String]) -> Result<(), Refusal> {
@@ -312,7 +331,7 @@ async fn put_stream(
     member: &Member,
     put: pb::PutStream,
 ) -> Result<(pb::StreamInfo, bool), Refusal> {
-    let pb::PutStream { object: declared, name, settings, rights } = put;
+    let pb::PutStream { object: declared, name, settings, rights, expected } = put;
     let name: StreamName = name.parse().map_err(|error| invalid(format!("name: {error}")))?;
     let (settings, rights) = (settings.unwrap_or_default(), rights.unwrap_or_default());
     if settings.chunk_bytes > CHUNK_BYTES_MAX {
@@ -327,7 +346,23 @@ async fn put_stream(
     while draws < DRAWS_MAX {
         let existing = member.view.read(|state, _| state.stream_by_name(&name).map(|s| s.id));
         let outcome = match existing {
-            Some(id) => put_existing(member, id, &declared, settings, &rights).await,
+            Some(_) if expected.as_ref().is_some_and(|expected| expected.uid.is_empty()) => {
+                let message = format!("a stream {name} exists already");
+                return Err(Refusal::new(Reason::AlreadyExists, message));
+            }
+            Some(id) => {
+                let command = Command::PutStream(stored::PutStream {
+                    object: Some(declared.clone()),
+                    stream_id: id.get(),
+                    settings: Some(settings),
+                    rights: Some(rights.clone()),
+                    expected: expected.as_ref().map(configured::stored_object),
+                });
+                member.outcome(command).await
+            }
+            None if expected.as_ref().is_some_and(|expected| !expected.uid.is_empty()) => {
+                return Err(no_stream(&name));
+            }
             None => {
                 draws += 1;
                 let put = create(member, &declared, &name, settings, &rights).await;
@@ -373,22 +408,6 @@ async fn create(
         settings: Some(settings),
         rights: Some(rights.clone()),
         wrapped_key: Some(member.chunks.keks.wrap(&key)),
-    });
-    member.outcome(command).await
-}
-
-async fn put_existing(
-    member: &Member,
-    id: StreamId,
-    declared: &stored::ObjectRef,
-    settings: pb::StreamSettings,
-    rights: &pb::StreamRights,
-) -> Result<ControlOutcome, Refusal> {
-    let command = Command::PutStream(stored::PutStream {
-        object: Some(declared.clone()),
-        stream_id: id.get(),
-        settings: Some(settings),
-        rights: Some(rights.clone()),
     });
     member.outcome(command).await
 }

@@ -72,6 +72,7 @@ impl World {
                 name: (*name).to_owned(),
                 settings: None,
                 rights: None,
+                expected: None,
             })
             .collect();
         let expected = streams.len();

@@ -9,16 +9,24 @@ fn a_writer_that_does_not_run_is_named_with_the_command_that_starts_it() {
     let folder = tempfile::tempdir().unwrap();
     // Nobody listens on a port that was free a moment ago.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let expected = format!(
+        "error: nothing answers at {free}: Connection refused (os error 111); start it with \
+         `pyramid dev`"
+    );
     for arguments in [
         &["stream", "ls"][..],
-        &["stream", "create", "orders"],
         &["stream", "append", "orders", "tea"],
         &["stream", "read", "orders"],
     ] {
         let mut command = command();
         command.args(arguments).args(["--writer", &free]).current_dir(folder.path());
-        let expected = format!("error: nothing answers at {free}; start it with `pyramid dev`\n");
-        assert_eq!(run(&mut command).failed(1), expected, "{arguments:?}");
+        assert_eq!(run(&mut command).failed(1), format!("{expected}\n"), "{arguments:?}");
+    }
+    for arguments in [&["stream", "create", "orders"][..], &["stream", "rights", "orders"]] {
+        let mut command = command();
+        command.args(arguments).args(["--admin", &free]).current_dir(folder.path());
+        let error = run(&mut command).failed(1);
+        assert!(error.starts_with(&format!("{expected}, or give --admin")), "{error}");
     }
 }
 
@@ -184,7 +192,12 @@ fn every_help_teaches_by_example() {
         &["stream", "seal"],
         &["stream", "trim"],
         &["stream", "rm"],
+        &["stream", "rights"],
+        &["stream", "grant"],
+        &["stream", "revoke"],
+        &["certificate", "issue"],
         &["chunk", "inspect"],
+        &["verify"],
     ] {
         let help = run(command().args(words).arg("--help")).ok();
         let example = format!("\n  pyramid {}", words.join(" "));

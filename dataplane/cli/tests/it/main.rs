@@ -4,5 +4,9 @@
 mod chunks;
 mod dev;
 mod errors;
+mod rights;
 mod running;
+mod store;
 mod streams;
+mod tls;
+mod verify;

@@ -6,7 +6,7 @@
 use pyramid_protocol::pb::v1 as pb;
 use pyramid_protocol::{Batch, Offset, batch};
 use pyramid_storage::chunk::{ReadError, Start};
-use pyramid_storage::{ChunkReader, Fetcher};
+use pyramid_storage::{ChunkReader, Fetcher, object_store};
 
 use crate::budget::{OpenChunk, Share};
 use crate::read::{Batches, Origin};
@@ -18,6 +18,13 @@ pub(crate) enum Error {
     Read(#[from] ReadError),
     #[error(transparent)]
     Batch(#[from] batch::Error),
+}
+
+impl Error {
+    /// This reader may not open what the location names, and never will.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self, Self::Read(ReadError::Store(object_store::Error::Refused { .. })))
+    }
 }
 
 pub(crate) struct ChunkBatches {

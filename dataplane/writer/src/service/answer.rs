@@ -163,6 +163,10 @@ pub(crate) fn control_refusal(refused: &ControlRefused) -> Refusal {
             Reason::AlreadyExists,
             format!("generation {generation} of this object was put before; put a newer one"),
         ),
+        ControlRefused::DeclaredSince => Refusal::new(
+            Reason::AlreadyExists,
+            "somebody else has declared the stream since it was read; read it again",
+        ),
         ControlRefused::BeyondNext { next } => Refusal::new(
             Reason::BeyondNext,
             format!("the stream ends at {next}; give an offset up to there"),

@@ -123,6 +123,9 @@ impl State {
     fn put_stream(&mut self, command: &stored::PutStream, change: &mut Option<Change>) -> Result {
         let object = object(command.object.as_ref())?;
         let stream = self.alive(command.stream_id)?;
+        if command.expected.as_ref().is_some_and(|expected| *expected != stream.object) {
+            return Err(ControlRefused::DeclaredSince);
+        }
         not_older(&stream.object, object)?;
         let id = stream.id;
         let settings = command.settings.unwrap_or_default();

@@ -278,6 +278,7 @@ impl Writer {
             name: name.to_owned(),
             settings: Some(settings),
             rights: Some(rights),
+            expected: None,
         };
         let request =
             pb::PutStreamsRequest { cluster_id: CLUSTER.to_vec().into(), streams: vec![put] };
