@@ -89,11 +89,8 @@ pub(crate) fn run(command: Command, output: &mut Output) -> anyhow::Result<()> {
         life: days(life_days),
     };
     let not_after_ms = certificates::issue(&authority, &out, &request, &SystemClock)?;
-    let text = format!(
-        "{} is now {identity}, until {}",
-        out.display(),
-        log_time::format(not_after_ms)
-    );
+    let text =
+        format!("{} is now {identity}, until {}", out.display(), log_time::format(not_after_ms));
     let json = json!({
         "identity": identity.as_str(),
         "directory": out,

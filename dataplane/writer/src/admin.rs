@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use pyramid_protocol::StreamName;
 use pyramid_protocol::limits::{
     IDENTITIES_MAX, IDENTITY_BYTES_MAX, NAME_BYTES_MAX, SUBSCRIPTION_STREAMS_MAX,
 };
@@ -12,7 +13,6 @@ use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::pb::v1::admin_server::Admin;
 use pyramid_protocol::pb::v1::put_stream_result::Result as PutResult;
 use pyramid_protocol::pb::v1::{self as pb, DataState, Reason, Refusal};
-use pyramid_protocol::StreamName;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response, Status};
 

@@ -144,7 +144,10 @@ mod tests {
         assert_eq!(answer(b"\0\0\x06\x04\0\0\0\0\0more").await, "accepted");
         for says in [&b"\x15\x03\x03\0\x02\x02\x28"[..], b"", b"\0\0\x06"] {
             let error = answer(says).await;
-            assert!(error.starts_with("h:1 takes no connection without TLS; give --tls"), "{error}");
+            assert!(
+                error.starts_with("h:1 takes no connection without TLS; give --tls"),
+                "{error}"
+            );
         }
         let error = answer(b"HTTP/1.1 400 Bad Request\r\n").await;
         assert!(error.starts_with("what answers at h:1 is not a Writer"), "{error}");

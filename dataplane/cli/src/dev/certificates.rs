@@ -223,11 +223,7 @@ fn trust_domain(data_dir: &Path, authority: &Path) -> anyhow::Result<String> {
 
 /// The authority of the directory; a new one if there is none. One that is there and cannot be used
 /// is never replaced: that would cut off all that it has vouched for.
-fn authority(
-    directory: &Path,
-    trust_domain: &str,
-    clock: &dyn Clock,
-) -> anyhow::Result<Authority> {
+fn authority(directory: &Path, trust_domain: &str, clock: &dyn Clock) -> anyhow::Result<Authority> {
     let anew = format!(
         "remove {} to have all certificates made anew; those of `pyramid certificate issue` must \
          then be issued again",

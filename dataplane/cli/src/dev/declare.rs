@@ -7,9 +7,9 @@ use pyramid_protocol::pb::v1::{self as pb, Reason};
 use pyramid_protocol::{Entropy, StreamName, SystemEntropy};
 use pyramid_storage::ClusterId;
 
+use super::Subscribed;
 use super::certificates;
 use super::folder::Folder;
-use super::Subscribed;
 use crate::connection::admin::{Admin, Put};
 use crate::connection::refused;
 use crate::stream::control::{NOTHING, own_rights};
@@ -95,7 +95,9 @@ async fn create_if_missing(admin: &mut Admin, stream: &StreamName) -> anyhow::Re
     match admin.put_stream(put).await.context("create a subscribed stream")? {
         Put::Done { created, .. } => Ok(created),
         Put::Refused(refusal) if refusal.reason() == Reason::AlreadyExists => Ok(false),
-        Put::Refused(refusal) => bail!("create the subscribed stream {stream}: {}", refusal.message),
+        Put::Refused(refusal) => {
+            bail!("create the subscribed stream {stream}: {}", refusal.message)
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use pyramid_protocol::pb::v1::{self as pb, Reason};
 use pyramid_protocol::{SpiffeId, StreamName};
 use serde_json::{Value, json};
 
-use crate::connection::{self, explain_missing};
 use crate::connection::admin::{Admin, Put};
+use crate::connection::{self, explain_missing};
 use crate::identity::Named;
 use crate::output::{Format, Output};
 

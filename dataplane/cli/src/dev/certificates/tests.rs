@@ -114,7 +114,10 @@ fn what_is_lost_or_damaged_is_made_anew_for_the_same_identities() {
     // A start that ended before it was done.
     fs::create_dir(at("tls/pusher")).unwrap();
     fixture.open().unwrap();
-    assert_eq!((fixture.tls("user").identity(), fixture.tls("pusher").status().reloads), (&user, 0));
+    assert_eq!(
+        (fixture.tls("user").identity(), fixture.tls("pusher").status().reloads),
+        (&user, 0)
+    );
 
     fs::remove_dir_all(at("tls")).unwrap();
     assert_eq!(fixture.open().unwrap().trust_domain(), domain);
