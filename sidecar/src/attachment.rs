@@ -38,6 +38,7 @@ impl Attachment {
     /// Attaches, again and again, until it is stopped.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut backoff = RETRY;
+        let mut said = String::new();
         loop {
             let writer = self.client.writer();
             let refusal = tokio::select! {
@@ -46,17 +47,25 @@ impl Attachment {
                 refusal = self.attach(writer.calls(), &mut backoff) => refusal,
             };
             writer.failed(&refusal);
-            if refusal.reason() == Reason::NotFound {
+            if matches!(refusal.reason(), Reason::NotFound | Reason::Denied) {
                 // The subscription is gone, or this pod has no right to it any more.
                 self.assignment.send_replace(Some(pb::Assignment::default()));
             }
+            // Said once, not at each try: it may last until a person gives the right back.
+            let is_news = backoff.failures() == 0 || said != refusal.message;
             let advised = Duration::from_millis(refusal.retry_after_ms.into());
             let wait = backoff.wait(self.client.entropy()).max(advised);
-            tracing::warn!(
-                subscription = &*self.subscription,
-                "attach again in {wait:?}: {}",
-                refusal.message
-            );
+            let subscription = &*self.subscription;
+            if is_news {
+                tracing::warn!(
+                    subscription,
+                    "not attached, tried again and again: {}",
+                    refusal.message
+                );
+            } else {
+                tracing::debug!(subscription, "attach again in {wait:?}: {}", refusal.message);
+            }
+            said = refusal.message;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,

@@ -7,9 +7,11 @@ use pyramid_protocol::pb::v1::writer_server::WriterServer;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 
 use crate::admin::{AdminService, Found};
 use crate::member::Phase;
+use crate::rights;
 use crate::service::WriterService;
 
 /// A port cannot be served any more. The process must end.
@@ -33,6 +35,7 @@ pub(crate) fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let admin_service = AdminServer::new(AdminService::new(phase, found))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let admin_service = InterceptedService::new(admin_service, rights::operator_only);
     let mut servers = JoinSet::new();
     let serve = net::server().add_service(writer_service);
     let stop = shutdown.clone().cancelled_owned();

@@ -43,7 +43,7 @@ fn placed(appended: Appended, duplicate: bool) -> pb::Appended {
     }
 }
 
-fn refusal(refused: Refused) -> Refusal {
+pub(super) fn refusal(refused: Refused) -> Refusal {
     match refused {
         Refused::Voided => failure(Failure::Dropped),
         Refused::NoStream => {
@@ -125,10 +125,6 @@ pub(crate) fn wal_full(usage: Usage) -> Refusal {
 
 pub(super) fn stops() -> Refusal {
     Refusal::new(Reason::Unavailable, "the Writer stops; ask again")
-}
-
-pub(super) fn no_stream(name: &str) -> Refusal {
-    Refusal::new(Reason::NotFound, format!("there is no stream {name:?}, or no right to it"))
 }
 
 pub(crate) fn recreated(name: &str, id: u64) -> Refusal {

@@ -303,7 +303,7 @@ impl State {
                 return Ok(ControlOutcome::SubscriptionPut);
             }
         }
-        Arc::make_mut(&mut self.subscriptions).insert(name.clone(), Arc::new(subscription.clone()));
+        Arc::make_mut(&mut self.subscriptions).insert(subscription.clone());
         *change = Some(Change::Subscription { name: name.clone() });
         Ok(ControlOutcome::SubscriptionPut)
     }
@@ -313,7 +313,7 @@ impl State {
         command: &stored::DeleteSubscription,
         change: &mut Option<Change>,
     ) -> Result {
-        if !self.subscriptions.contains_key(&command.name) {
+        if self.subscriptions.get(&command.name).is_none() {
             return Err(ControlRefused::NotFound);
         }
         Arc::make_mut(&mut self.subscriptions).remove(&command.name);

@@ -8,13 +8,18 @@
 )]
 
 mod admin;
+mod answers;
 mod append;
+mod hostile;
 mod lifecycle;
 mod limits;
 mod producers;
 mod read;
 mod restart;
+mod revocation;
+mod rights;
 mod shipping;
+mod tenants;
 mod wal;
 mod watch_attach;
 mod writer;

@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::tenants::{Door, Nobody, Tenants};
+
 /// Nothing here takes this long; a test that waits longer has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -99,6 +101,21 @@ impl Folder {
     /// Begins to start a replica, and does not wait until it serves.
     pub(crate) async fn begin_start(&self, config: Config) -> Writer {
         self.spawn(config, |_| {}).await.expect("the replica starts").0
+    }
+
+    /// Starts a replica of a new cluster. Its callers over sockets are local ones; others connect in
+    /// memory, and each says who it is.
+    pub(crate) async fn found_for_many(&self) -> (Writer, Tenants) {
+        let (tenants, writers, admins) = Tenants::new();
+        let started = self.try_start_with(self.config(&[]), |parts| {
+            let writer = std::mem::replace(&mut parts.writer, Box::new(Nobody));
+            parts.writer = Box::new(Door::new(writer, writers));
+            let admin = std::mem::replace(&mut parts.admin, Box::new(Nobody));
+            parts.admin = Box::new(Door::new(admin, admins));
+        });
+        let mut writer = started.await.expect("the replica starts");
+        writer.bootstrap(CLUSTER).await.unwrap();
+        (writer, tenants)
     }
 
     async fn spawn(
@@ -229,11 +246,29 @@ impl Writer {
         name: &str,
         settings: pb::StreamSettings,
     ) -> pb::StreamInfo {
+        self.put(name, settings, pb::StreamRights::default()).await
+    }
+
+    /// Creates a stream with these rights, or gives them to one that exists.
+    pub(crate) async fn put_rights(
+        &mut self,
+        name: &str,
+        rights: pb::StreamRights,
+    ) -> pb::StreamInfo {
+        self.put(name, pb::StreamSettings::default(), rights).await
+    }
+
+    async fn put(
+        &mut self,
+        name: &str,
+        settings: pb::StreamSettings,
+        rights: pb::StreamRights,
+    ) -> pb::StreamInfo {
         let put = pb::PutStream {
             object: Some(pb::ObjectRef { uid: format!("uid of {name}"), generation: 1 }),
             name: name.to_owned(),
             settings: Some(settings),
-            rights: None,
+            rights: Some(rights),
             expected: None,
         };
         let request =
@@ -245,10 +280,17 @@ impl Writer {
         }
     }
 
+    pub(crate) async fn delete_subscription(&mut self, name: &str) {
+        let request = pb::DeleteSubscriptionRequest {
+            cluster_id: CLUSTER.to_vec().into(),
+            name: name.to_owned(),
+            object: subscription(name, 1, &[]).object,
+        };
+        self.admin.delete_subscription(request).await.unwrap();
+    }
+
     pub(crate) async fn session(&mut self) -> Session {
-        let (requests, received) = mpsc::channel(1024);
-        let answers = self.calls.append(ReceiverStream::new(received)).await.unwrap().into_inner();
-        Session { requests, answers }
+        Session::open(&mut self.calls).await
     }
 
     /// Appends in a session of its own.
@@ -309,6 +351,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    pub(crate) async fn open(calls: &mut WriterClient<Channel>) -> Self {
+        let (requests, received) = mpsc::channel(1024);
+        let answers = calls.append(ReceiverStream::new(received)).await.unwrap().into_inner();
+        Self { requests, answers }
+    }
+
     pub(crate) async fn append(
         &mut self,
         request: pb::AppendRequest,
