@@ -279,10 +279,7 @@ fn running(data_dir: &Path, is_named: bool) -> anyhow::Result<Option<Running>> {
 pub(crate) fn refused(status: Status) -> anyhow::Error {
     let refusal = Refusal::from_status(&status);
     if refusal.reason() == Reason::Denied {
-        return anyhow!(
-            "{}; the Admin service is for operators: give --tls with the directory of one",
-            refusal.message
-        );
+        return anyhow!("{}; give --tls with the directory of an operator", refusal.message);
     }
     anyhow!(refusal.message)
 }
@@ -297,19 +294,24 @@ pub(crate) fn explain(stream: &StreamName, error: connection::Error) -> anyhow::
 
 /// A refusal about a stream, with what to do.
 pub(crate) fn explain_refusal(stream: &StreamName, refusal: &Refusal) -> anyhow::Error {
+    // Nothing tells a stream that is not there from one on which the caller has no right.
     if refusal.reason() == Reason::NotFound {
-        return explain_missing(stream);
+        return anyhow!(
+            "{}; create it with `pyramid stream create {stream}`, or have the right given with \
+             `pyramid stream grant {stream}`",
+            refusal.message
+        );
     }
     if refusal.reason() == Reason::Denied {
         return anyhow!(
-            "{}; whoever may, can give the right with `pyramid stream grant {stream}`",
+            "{}; an operator gives it with `pyramid stream grant {stream}`",
             refusal.message
         );
     }
     anyhow!(refusal.message.clone())
 }
 
-/// Nothing tells a stream that is not there from one on which the caller has no right.
+/// The Admin service, which knows all streams, does not know this one.
 pub(crate) fn explain_missing(stream: &StreamName) -> anyhow::Error {
     anyhow!(
         "there is no stream {stream}; create it with `pyramid stream create {stream}`, or see \

@@ -35,7 +35,8 @@ impl Named {
         let Some(trust_domain) = dev else {
             bail!("{text:?} is no identity; give spiffe://TRUST-DOMAIN/PATH");
         };
-        SpiffeId::service_account(trust_domain, DEV_NAMESPACE, text).with_context(|| {
+        let whole = SpiffeId::service_account(trust_domain, DEV_NAMESPACE, text);
+        whole.ok().filter(|_| !text.contains('/')).with_context(|| {
             format!("{text:?} is no name of an identity, which has letters, digits, '.', '-', '_'")
         })
     }

@@ -175,7 +175,7 @@ mod tests {
     async fn a_data_directory_from_before_the_choice_has_its_own_store() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = Folder::open(temporary.path()).await.unwrap();
-        std::fs::write(temporary.path().join(IDENTITY), "").unwrap();
+        fs::write(temporary.path().join(IDENTITY), "").unwrap();
         choose(&folder, None, "").unwrap();
         let error = choose(&folder, Some("s3://orders"), "").unwrap_err().to_string();
         assert!(error.contains("leave --object-store out as before"), "{error}");

@@ -73,8 +73,8 @@ fn a_named_directory_without_a_dev_is_an_error_and_no_other_writer_is_asked() {
 #[test]
 fn a_stream_that_does_not_exist_is_named_with_the_command_that_creates_it() {
     let dev = Dev::start();
-    let expected = "error: there is no stream orders; create it with `pyramid stream create \
-                    orders`, or see `pyramid stream ls`\n";
+    let what_to_do = "; create it with `pyramid stream create orders`, or have the right given with \
+                      `pyramid stream grant orders`\n";
     for arguments in [
         &["info", "orders"][..],
         &["append", "orders", "tea"],
@@ -83,8 +83,15 @@ fn a_stream_that_does_not_exist_is_named_with_the_command_that_creates_it() {
         &["tail", "orders", "-f"],
         &["seal", "orders"],
         &["trim", "orders", "1"],
-        &["rm", "orders", "--yes"],
     ] {
+        let error = run(dev.command(["stream"]).args(arguments)).failed(1);
+        assert!(error.starts_with("error: there is no stream "), "{arguments:?}: {error}");
+        assert!(error.ends_with(what_to_do), "{arguments:?}: {error}");
+    }
+    // Operators see every stream.
+    let expected = "error: there is no stream orders; create it with `pyramid stream create \
+                    orders`, or see `pyramid stream ls`\n";
+    for arguments in [&["rm", "orders", "--yes"][..], &["rights", "orders"]] {
         let mut command = dev.command(["stream"]);
         assert_eq!(run(command.args(arguments)).failed(1), expected, "{arguments:?}");
     }

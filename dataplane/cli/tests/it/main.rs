@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod chunks;
+mod denied;
 mod dev;
 mod errors;
 mod rights;

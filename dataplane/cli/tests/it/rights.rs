@@ -9,9 +9,11 @@ use crate::running::{Dev, run};
 fn rights(dev: &Dev, stream: &str) -> Value {
     let said = dev.run(["stream", "rights", stream, "--output", "json"]).json().remove(0);
     let short = |list: &Value| {
-        let names = list.as_array().unwrap().iter().map(|identity| {
-            identity.as_str().unwrap().rsplit_once('/').unwrap().1.to_owned()
-        });
+        let names = list
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|identity| identity.as_str().unwrap().rsplit_once('/').unwrap().1.to_owned());
         json!(names.collect::<Vec<_>>())
     };
     json!([short(&said["appenders"]), short(&said["readers"]), short(&said["managers"])])
@@ -73,7 +75,8 @@ fn of_rights_that_are_given_at_the_same_time_none_is_lost() {
     for child in &mut children {
         assert!(child.wait().unwrap().success());
     }
-    let mut readers: Vec<String> = serde_json::from_value(rights(&dev, "orders")[1].clone()).unwrap();
+    let mut readers: Vec<String> =
+        serde_json::from_value(rights(&dev, "orders")[1].clone()).unwrap();
     readers.sort();
     assert_eq!(readers, names);
 }
@@ -94,8 +97,10 @@ fn streams_from_before_there_were_rights_are_given_to_the_user_once() {
     assert_eq!(rights(&dev, "orders"), json!([["user", "pusher"], ["user", "pusher"], ["user"]]));
     assert_eq!(rights(&dev, "clicks"), json!([[], ["a"], []]));
     let all = ["--append", "user", "--append", "pusher", "--manage", "user"];
-    run(dev.command(["stream", "revoke", "orders", "--read", "user", "--read", "pusher"]).args(all))
-        .ok();
+    run(dev
+        .command(["stream", "revoke", "orders", "--read", "user", "--read", "pusher"])
+        .args(all))
+    .ok();
     assert_eq!(dev.signal(Signal::SIGTERM), Some(0));
     dev.restart();
     assert_eq!(rights(&dev, "orders"), json!(NONE));

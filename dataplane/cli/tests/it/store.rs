@@ -39,7 +39,9 @@ fn a_store_that_refuses_ends_the_start_with_its_flag() {
                 "HTTP/1.1 404 Not Found\r\nContent-Type: application/xml\r\nContent-Length: \
                  {length}\r\nConnection: close\r\n\r\n"
             );
-            drop(stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())));
+            drop(
+                stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())),
+            );
         }
     });
     let folder = tempfile::tempdir().unwrap();
@@ -55,12 +57,12 @@ fn a_store_that_cannot_be_reached_is_said_and_appends_go_on() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut command = dev_at(folder.path(), &format!("http://{free}"));
-    let mut dev =
-        Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut dev = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
     let lines = Lines::new(dev.0.stdout.take().unwrap());
     assert_eq!(lines.next(), "Pyramid is ready.");
     let mut said = String::new();
-    for arguments in [&["create", "orders"][..], &["append", "orders", "tea"], &["read", "orders"]] {
+    for arguments in [&["create", "orders"][..], &["append", "orders", "tea"], &["read", "orders"]]
+    {
         let mut command = crate::running::command();
         command.arg("stream").args(arguments).env("PYRAMID_DATA_DIR", folder.path().join("data"));
         said = run(&mut command).ok();

@@ -32,9 +32,7 @@ fn read(address: &str, tls: Option<&str>) -> crate::running::Ended {
 fn certificates_are_made_once_and_renewed_when_they_are_old() {
     let mut dev = dev_with_tea(&[]);
     let tls = dev.data_dir().join("tls");
-    let mode = |path: &str| {
-        std::fs::metadata(tls.join(path)).unwrap().permissions().mode() & 0o777
-    };
+    let mode = |path: &str| std::fs::metadata(tls.join(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!(["", "ca", "user"].map(mode), [0o700; 3]);
     assert_eq!(["ca/ca.key", "user/tls.key", "pusher/tls.key"].map(mode), [0o600; 3]);
     let content = |path: &str| std::fs::read(tls.join(path)).unwrap();
@@ -70,7 +68,8 @@ fn an_authority_that_is_broken_ends_the_start_and_says_what_to_do() {
     assert_eq!(dev.signal(Signal::SIGTERM), Some(0));
     std::fs::write(dev.data_dir().join("tls/ca/ca.key"), "no key").unwrap();
     let error = run(&mut dev.dev()).failed(1);
-    let anew = format!("remove {} to have", dev.data_dir().canonicalize().unwrap().join("tls").display());
+    let anew =
+        format!("remove {} to have", dev.data_dir().canonicalize().unwrap().join("tls").display());
     assert!(error.contains(&anew) && error.contains("damaged"), "{error}");
 }
 

@@ -74,7 +74,15 @@ impl Session {
     ) -> Self {
         let share = options.budget.share();
         let progress = Progress::new(options);
-        Self { client, progress, share, items, backoff: RETRY, failing_since: None, chunk_failures: 0 }
+        Self {
+            client,
+            progress,
+            share,
+            items,
+            backoff: RETRY,
+            failing_since: None,
+            chunk_failures: 0,
+        }
     }
 
     pub(crate) async fn run(mut self) {

@@ -133,10 +133,8 @@ async fn the_writer_reads_chunks_for_a_reader_without_a_fetcher() {
 async fn a_reader_that_falls_back_lets_the_writer_read_what_it_may_not_open() {
     let writer = filled(2).await;
     let opens_nothing = Options { fetcher: Some(Fetcher::new()), ..options(&writer) };
-    let mut strict = reader(
-        &writer,
-        Options { give_up_after: Some(Duration::ZERO), ..opens_nothing.clone() },
-    );
+    let mut strict =
+        reader(&writer, Options { give_up_after: Some(Duration::ZERO), ..opens_nothing.clone() });
     assert!(matches!(to_end(&mut strict).await, Some(Error::NoAnswer { .. })));
     let before = writer.look(|state| state.locations);
     let mut reader = reader(&writer, Options { falls_back: true, ..opens_nothing });
