@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, sleep};
 use tokio_stream::Stream;
 use tonic::codegen::http::Uri;
 use tonic::transport::server::Connected;
@@ -37,6 +38,26 @@ const CONNECTIONS_MAX: usize = 4096;
 /// A listener that cannot take a connection, because the process has no more files, is left alone
 /// for this long.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// How long a connection lives, so that no proof of identity is believed for ever and load spreads
+/// over servers that were added.
+///
+/// At `max` the client is told to open another (`GOAWAY`): calls under way go on, new ones take the
+/// new connection. At `max + grace` what is still under way, a stream that never ends by itself, is
+/// cut off; clients begin such a stream again where it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    /// When the client is told.
+    pub max: Duration,
+    /// How much longer calls have to end by themselves.
+    pub grace: Duration,
+}
+
+impl Default for Age {
+    fn default() -> Self {
+        Self { max: Duration::from_secs(3600), grace: Duration::from_secs(300) }
+    }
+}
 
 /// Bytes in both directions.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -79,13 +100,15 @@ impl Accept for Box<dyn Accept> {
 pub struct Kept<T> {
     io: BoxIo,
     kept: T,
+    /// When it is cut off, if ever.
+    end: Option<Pin<Box<Sleep>>>,
 }
 
 impl<T> Kept<T> {
     /// Keeps `kept` until the connection has ended.
     #[must_use]
     pub fn new(io: BoxIo, kept: T) -> Self {
-        Self { io, kept }
+        Self { io, kept, end: None }
     }
 }
 
@@ -121,6 +144,14 @@ pub struct Peer {
     pub identity: Option<SpiffeId>,
 }
 
+impl Accepted {
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.kept.peer
+    }
+}
+
 impl Connected for Accepted {
     type ConnectInfo = Peer;
 
@@ -135,6 +166,10 @@ impl<T: Unpin> AsyncRead for Kept<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Reading nothing is the end: what is above says good-bye and closes.
+        if self.end.as_mut().is_some_and(|end| end.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
@@ -246,7 +281,16 @@ pub fn channel(
 /// A server with the settings that all our ports share.
 #[must_use]
 pub fn server() -> Server {
+    server_of_age(Age::default())
+}
+
+/// [`server`], with connections that live as long as `age` says; [`incoming_of_age`] has the other
+/// half.
+#[must_use]
+pub fn server_of_age(age: Age) -> Server {
     Server::builder()
+        // With a grace here it would cut connections off without telling the client before.
+        .max_connection_age(age.max)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
@@ -257,19 +301,26 @@ pub fn server() -> Server {
 /// The connections of `accept`, for `serve_with_incoming`. Ends never; errors are for one
 /// connection each.
 pub fn incoming(accept: impl Accept) -> impl Stream<Item = io::Result<Accepted>> {
-    let accept = Arc::new(accept);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    AcceptStream { next: Box::pin(next(Arc::clone(&accept), Arc::clone(&places))), accept, places }
+    incoming_of_age(accept, Age::default())
 }
 
-async fn next(accept: Arc<impl Accept>, places: Arc<Semaphore>) -> io::Result<Accepted> {
+/// [`incoming`], with connections that are cut off as `age` says.
+pub fn incoming_of_age(accept: impl Accept, age: Age) -> impl Stream<Item = io::Result<Accepted>> {
+    let accept = Arc::new(accept);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let next = Box::pin(next(Arc::clone(&accept), Arc::clone(&places), age));
+    AcceptStream { next, accept, places, age }
+}
+
+async fn next(accept: Arc<impl Accept>, places: Arc<Semaphore>, age: Age) -> io::Result<Accepted> {
     let place = places.acquire_owned().await.expect("the places are never closed");
     match accept.accept().await {
-        Ok(Kept { io, kept: Taken { peer, .. } }) => {
-            Ok(Kept::new(io, Taken { peer, _place: Some(place) }))
+        Ok(Kept { io, kept: Taken { peer, .. }, .. }) => {
+            let end = Some(Box::pin(sleep(age.max + age.grace)));
+            Ok(Kept { io, kept: Taken { peer, _place: Some(place) }, end })
         }
         Err(error) => {
-            tokio::time::sleep(ACCEPT_BACKOFF).await;
+            sleep(ACCEPT_BACKOFF).await;
             Err(error)
         }
     }
@@ -278,6 +329,7 @@ async fn next(accept: Arc<impl Accept>, places: Arc<Semaphore>) -> io::Result<Ac
 struct AcceptStream<A> {
     accept: Arc<A>,
     places: Arc<Semaphore>,
+    age: Age,
     next: Pin<Box<dyn Future<Output = io::Result<Accepted>> + Send>>,
 }
 
@@ -286,7 +338,7 @@ impl<A: Accept> Stream for AcceptStream<A> {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let accepted = std::task::ready!(self.next.as_mut().poll(cx));
-        self.next = Box::pin(next(Arc::clone(&self.accept), Arc::clone(&self.places)));
+        self.next = Box::pin(next(Arc::clone(&self.accept), Arc::clone(&self.places), self.age));
         Poll::Ready(Some(accepted))
     }
 }

@@ -82,6 +82,13 @@ impl SpiffeId {
         self.parts().1 == OPERATOR
     }
 
+    /// Whether it is a Writer: `/ns/<namespace>/writer/<name>`.
+    #[must_use]
+    pub fn is_writer(&self) -> bool {
+        let path: Vec<&str> = self.parts().1.split('/').collect();
+        matches!(*path, ["", "ns", _, "writer", _])
+    }
+
     /// Trust domain, and path with its slash.
     fn parts(&self) -> (&str, &str) {
         split(&self.0).unwrap_or_default()
@@ -100,9 +107,8 @@ impl FromStr for SpiffeId {
         let (domain, path) = split(text).ok_or(ParseSpiffeIdError)?;
         let in_domain = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
         let in_path = |b: u8| in_domain(b) || b.is_ascii_uppercase();
-        let is_segment = |segment: &str| {
-            !matches!(segment, "" | "." | "..") && segment.bytes().all(in_path)
-        };
+        let is_segment =
+            |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(in_path);
         let is_valid = text.len() <= IDENTITY_BYTES_MAX
             && (1..=TRUST_DOMAIN_BYTES_MAX).contains(&domain.len())
             && domain.bytes().all(in_domain)
@@ -136,6 +142,23 @@ mod tests {
         assert_eq!((operator.as_str(), operator.is_operator()), ("spiffe://td/operator", true));
         let writer = SpiffeId::writer("td", "a", "b").unwrap();
         assert_eq!((writer.as_str(), writer.is_operator()), ("spiffe://td/ns/a/writer/b", false));
+    }
+
+    #[test]
+    fn a_writer_is_known_by_its_whole_path() {
+        let is_writer = |text: &str| text.parse::<SpiffeId>().unwrap().is_writer();
+        assert!(is_writer("spiffe://td/ns/a/writer/b"));
+        for other in [
+            "spiffe://td/ns/a/writer",
+            "spiffe://td/ns/a/writer/b/c",
+            "spiffe://td/ns/writer/b",
+            "spiffe://td/x/ns/a/writer/b",
+            "spiffe://td/ns/a/Writer/b",
+            "spiffe://td/ns/a/sa/writer",
+            "spiffe://td/operator",
+        ] {
+            assert!(!is_writer(other), "{other}");
+        }
     }
 
     #[test]

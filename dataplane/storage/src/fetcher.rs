@@ -137,7 +137,12 @@ async fn open_file(directory: &Path, name: &str, range: Range<u64>) -> Result<Bo
 }
 
 fn unavailable(name: &str, source: &io::Error) -> Error {
-    Error::Unavailable { action: ACTION, key: name.to_owned(), reason: source.to_string() }
+    Error::Unavailable {
+        action: ACTION,
+        key: name.to_owned(),
+        reason: source.to_string(),
+        wait: None,
+    }
 }
 
 /// The bytes of one answer, piece by piece, as fast as they are taken.

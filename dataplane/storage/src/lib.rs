@@ -25,10 +25,12 @@ pub mod keys;
 pub mod object_names;
 pub mod object_store;
 mod sealed_object;
+mod transport;
+mod trust;
 
 pub use chunk::{Chunk, ChunkReader, Damaged, SealedChunk};
 pub use cluster_id::{ClusterId, ParseClusterIdError};
 pub use fetcher::{Body, Fetcher};
 pub use keys::{Keks, StreamKey};
 pub use object_names::ObjectNames;
-pub use object_store::{DirectoryStore, MemoryStore, ObjectKey, ObjectStore};
+pub use object_store::{DirectoryStore, MemoryStore, ObjectKey, ObjectStore, S3Store};

@@ -7,6 +7,8 @@ mod directory;
 mod key;
 mod memory;
 mod memory_faults;
+mod s3;
+mod settings;
 
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
@@ -18,6 +20,10 @@ pub use self::{
     key::{InvalidKey, KEY_BYTES_MAX, ObjectKey},
     memory::MemoryStore,
     memory_faults::{Call, Fault, FaultRates},
+    s3::{CALL_TIMEOUT_MAX, S3Store},
+    settings::{
+        Endpoint, OpenError, ProbeError, S3Options, S3Settings, SettingsError, StoreSettings, probe,
+    },
 };
 
 /// Most keys in one answer of [`ObjectStore::list`].
@@ -115,6 +121,14 @@ pub enum Error {
         key: String,
         /// What the store or the network said.
         reason: String,
+        /// How long the store asks to be left alone; trying earlier makes its trouble worse.
+        wait: Option<Duration>,
+    },
+    /// The URL was good once and is not any more. Ask the Writer for a new one.
+    #[error("the location of {key} has expired; ask the Writer for a new one")]
+    Expired {
+        /// The URL without its query.
+        key: String,
     },
     /// Trying again fails again until somebody changes credentials, rights or settings.
     #[error("{action} {key} is refused: {reason}")]
@@ -128,6 +142,20 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// How long the store asks to be left alone.
+    #[must_use]
+    pub fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable { wait, .. } => *wait,
+            Self::NotFound { .. }
+            | Self::ConditionFailed { .. }
+            | Self::Expired { .. }
+            | Self::Refused { .. } => None,
+        }
+    }
+}
+
 /// Where sealed chunks, key objects and snapshots are kept.
 ///
 /// All calls may be dropped at any time; a put or delete that was dropped may have been done, or
@@ -139,7 +167,7 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// All but [`Error::NotFound`].
+    /// All but [`Error::NotFound`] and [`Error::Expired`].
     async fn put(
         &self,
         key: &ObjectKey,
@@ -153,7 +181,7 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// All but [`Error::ConditionFailed`].
+    /// All but [`Error::ConditionFailed`] and [`Error::Expired`].
     async fn get(&self, key: &ObjectKey, range: Range<u64>) -> Result<Object, Error>;
 
     /// One page of the objects whose keys begin with `prefix` and come after `after`, in the order

@@ -62,7 +62,12 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     // A task is lost only when the runtime ends, and then nobody waits for the answer.
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|lost| {
-        Err(Error::Unavailable { action, key: key.to_owned(), reason: lost.to_string() })
+        Err(Error::Unavailable {
+            action,
+            key: key.to_owned(),
+            reason: lost.to_string(),
+            wait: None,
+        })
     })
 }
 

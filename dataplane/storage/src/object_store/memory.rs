@@ -108,7 +108,12 @@ impl Content {
 }
 
 fn unavailable(call: Call, key: &str, reason: &str) -> Error {
-    Error::Unavailable { action: call.action(), key: key.to_owned(), reason: reason.to_owned() }
+    Error::Unavailable {
+        action: call.action(),
+        key: key.to_owned(),
+        reason: reason.to_owned(),
+        wait: None,
+    }
 }
 
 /// What is answered after the call was done.

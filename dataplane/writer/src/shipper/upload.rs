@@ -76,6 +76,26 @@ enum Error {
     Refused(ControlRefused),
 }
 
+impl Error {
+    /// How long the object store asks to be left alone.
+    fn wait(&self) -> Option<Duration> {
+        match self {
+            Self::Store(error) | Self::ClusterFile(cluster_file::Error::Store(error)) => {
+                error.wait()
+            }
+            Self::Read(_)
+            | Self::Key(_)
+            | Self::Seal(_)
+            | Self::Damaged(_)
+            | Self::ClusterFile(cluster_file::Error::Foreign { .. })
+            | Self::OtherStore
+            | Self::Timeout
+            | Self::Log(_)
+            | Self::Refused(_) => None,
+        }
+    }
+}
+
 enum Attempt {
     /// Look for the next seal.
     Done,
@@ -92,13 +112,15 @@ impl Uploader {
                 Ok(Attempt::Done) => backoff = BACKOFF_MIN,
                 Ok(Attempt::Nothing) => return,
                 Err(error) => {
+                    // Jitter shortens a wait, and never the one that the store asks for.
+                    let wait = self.jitter(backoff).max(error.wait().unwrap_or_default());
                     tracing::warn!(
                         stream = %stream_id,
                         error = &error as &dyn std::error::Error,
-                        retry_ms = backoff.as_millis(),
+                        retry_ms = wait.as_millis(),
                         "a chunk was not shipped"
                     );
-                    sleep(self.jitter(backoff)).await;
+                    sleep(wait).await;
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                 }
             }

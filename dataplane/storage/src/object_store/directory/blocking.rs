@@ -229,7 +229,7 @@ pub(super) fn failed(action: &'static str, key: &str, source: &io::Error) -> Err
     if lasts {
         Error::Refused { action, key, reason }
     } else {
-        Error::Unavailable { action, key, reason }
+        Error::Unavailable { action, key, reason, wait: None }
     }
 }
 

@@ -1,0 +1,150 @@
+//! The one client of a store: connections, timeouts, trust and credentials.
+
+use std::time::Duration;
+
+use aws_config::{
+    default_provider::credentials::DefaultCredentialsChain,
+    environment::EnvironmentVariableRegionProvider,
+    imds::{self, region::ImdsRegionProvider},
+    meta::region::RegionProviderChain,
+    profile::ProfileFileRegionProvider,
+    provider_config::ProviderConfig,
+};
+use aws_sdk_s3::{
+    Client, Config,
+    config::{
+        BehaviorVersion, IdentityCache, Region, RequestChecksumCalculation,
+        ResponseChecksumValidation, SharedCredentialsProvider, SharedHttpClient,
+        StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig,
+    },
+};
+use aws_smithy_http_client::{
+    Builder,
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
+};
+
+use super::{
+    CALL_TIMEOUT_MAX,
+    credentials::{FileCredentials, Source},
+};
+use crate::{
+    object_store::{OpenError, S3Settings},
+    trust,
+};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A transfer that stands still for so long is given up.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a machine's own metadata service may take: on most machines there is none, and nobody
+/// wants to wait for that.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// For servers that are not AWS and have no regions; it must stand in the signature all the same.
+const REGION_OF_OTHERS: &str = "us-east-1";
+
+/// A client and what its errors need to know.
+pub(super) struct Opened {
+    pub(super) client: Client,
+    /// Where the bucket is, for people.
+    pub(super) place: String,
+    pub(super) credentials: Source,
+}
+
+pub(super) async fn open(settings: &S3Settings) -> Result<Opened, OpenError> {
+    let pem = match settings.ca_file() {
+        Some(file) => Some(trust::read(file).map_err(OpenError::Trust)?),
+        None => None,
+    };
+    let needs_native_roots =
+        pem.is_none() && settings.endpoint().is_none_or(super::super::Endpoint::is_https);
+    // The SDK would go on without any authority, and every handshake would fail.
+    let has_native_roots = trust::client_config(None).is_ok();
+    if needs_native_roots && !has_native_roots {
+        return Err(OpenError::Trust(trust::TrustError::NoNativeRoots));
+    }
+    let trusted = match &pem {
+        Some(pem) => TrustStore::empty().with_pem_certificate(pem.as_slice()),
+        None => TrustStore::empty().with_native_roots(has_native_roots),
+    };
+    let http = http_client(trusted);
+    // What gives credentials is another server than the bucket's.
+    let ambient_http = http_client(TrustStore::empty().with_native_roots(has_native_roots));
+    let ambient = ProviderConfig::without_region().with_http_client(ambient_http);
+    let imds = imds::Client::builder()
+        .configure(&ambient)
+        .connect_timeout(METADATA_TIMEOUT)
+        .read_timeout(METADATA_TIMEOUT)
+        .max_attempts(1)
+        .build();
+
+    let region = match (settings.region(), settings.endpoint()) {
+        (Some(region), _) => Region::new(region.to_owned()),
+        (None, Some(_)) => Region::from_static(REGION_OF_OTHERS),
+        (None, None) => RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+            .or_else(ProfileFileRegionProvider::new())
+            .or_else(ImdsRegionProvider::builder().imds_client(imds.clone()).build())
+            .region()
+            .await
+            .ok_or_else(|| OpenError::NoRegion { bucket: settings.bucket().to_owned() })?,
+    };
+    let place = match settings.endpoint() {
+        Some(endpoint) => endpoint.to_string(),
+        None => format!("AWS in {region}"),
+    };
+    let config = Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .http_client(http)
+        .region(region.clone())
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .operation_attempt_timeout(CALL_TIMEOUT_MAX)
+                .operation_timeout(CALL_TIMEOUT_MAX)
+                .build(),
+        )
+        .stalled_stream_protection(
+            StalledStreamProtectionConfig::enabled().grace_period(STALL_TIMEOUT).build(),
+        )
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .disable_clock_skew_correction(true)
+        .force_path_style(settings.endpoint().is_some());
+    let config = match settings.endpoint() {
+        Some(endpoint) => config.endpoint_url(endpoint.as_str()),
+        None => config,
+    };
+    let (config, credentials) = match settings.credentials_dir() {
+        Some(directory) => {
+            let provider = FileCredentials::new(directory.clone());
+            // It knows itself when to read again.
+            let config = config
+                .identity_cache(IdentityCache::no_cache())
+                .credentials_provider(SharedCredentialsProvider::new(provider));
+            (config, Source::Directory(directory.display().to_string()))
+        }
+        None => {
+            let chain = DefaultCredentialsChain::builder()
+                .configure(ambient)
+                .imds_client(imds)
+                .region(region)
+                .build()
+                .await;
+            (config.credentials_provider(SharedCredentialsProvider::new(chain)), Source::Ambient)
+        }
+    };
+    Ok(Opened { client: Client::from_conf(config.build()), place, credentials })
+}
+
+fn http_client(trusted: TrustStore) -> SharedHttpClient {
+    let context = TlsContext::builder()
+        .with_trust_store(trusted)
+        .build()
+        .expect("a context of certificates that were read before can be built");
+    Builder::new()
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .tls_context(context)
+        .build_https()
+}

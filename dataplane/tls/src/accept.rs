@@ -1,0 +1,122 @@
+//! [`TlsAccept`]: the server's side.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use pyramid_protocol::SpiffeId;
+use pyramid_protocol::net::{Accept, Accepted, Peer};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::leaf;
+use crate::refusals::Reason;
+use crate::tls::{self, HANDSHAKE_TIMEOUT, Tls};
+
+/// Handshakes under way at once; more connections wait in the listener's queue.
+pub const HANDSHAKES_MAX: usize = 256;
+
+/// Takes connections that another [`Accept`] takes, after a handshake that proves who the client
+/// is: its [`Peer::identity`] is set, always.
+///
+/// Handshakes run side by side, so a silent client holds up nobody. A handshake that fails is no
+/// error of [`Accept::accept`]: it is counted and the next connection is taken.
+pub struct TlsAccept<A> {
+    tls: Tls,
+    inner: Arc<A>,
+    state: Mutex<State>,
+}
+
+struct State {
+    handshakes: JoinSet<Option<Accepted>>,
+    /// Waits for the next connection. Kept between calls, so that none is lost when a call of
+    /// `accept` is given up.
+    next: Option<Next>,
+}
+
+type Next = Pin<Box<dyn Future<Output = io::Result<Accepted>> + Send>>;
+
+impl<A: fmt::Debug> fmt::Debug for TlsAccept<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsAccept").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl<A> TlsAccept<A> {
+    pub(crate) fn new(tls: Tls, inner: A) -> Self {
+        let state = State { handshakes: JoinSet::new(), next: None };
+        Self { tls, inner: Arc::new(inner), state: Mutex::new(state) }
+    }
+
+    /// What takes the connections below.
+    pub fn inner(&self) -> &A {
+        &self.inner
+    }
+}
+
+#[async_trait::async_trait]
+impl<A: Accept> Accept for TlsAccept<A> {
+    /// # Cancel safety
+    ///
+    /// Safe: handshakes and the wait for the next connection outlive the call.
+    async fn accept(&self) -> io::Result<Accepted> {
+        let mut state = self.state.lock().await;
+        let State { handshakes, next } = &mut *state;
+        loop {
+            let has_room = handshakes.len() < HANDSHAKES_MAX;
+            let waiting = next.get_or_insert_with(|| {
+                let inner = Arc::clone(&self.inner);
+                Box::pin(async move { inner.accept().await })
+            });
+            tokio::select! {
+                biased;
+                Some(done) = handshakes.join_next() => match done {
+                    Ok(Some(accepted)) => return Ok(accepted),
+                    Ok(None) => {}
+                    Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+                },
+                accepted = waiting, if has_room => {
+                    *next = None;
+                    handshakes.spawn(handshake(self.tls.clone(), accepted?));
+                }
+            }
+        }
+    }
+}
+
+async fn handshake(tls: Tls, connection: Accepted) -> Option<Accepted> {
+    let peer = connection.peer().address.clone();
+    let acceptor = TlsAcceptor::from(tls.server_config());
+    let refused = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(connection)).await {
+        Ok(Ok(stream)) => match identity(&stream) {
+            Ok(identity) => {
+                tls.count_handshake();
+                let peer = Peer { address: peer, identity: Some(identity) };
+                return Some(Accepted::new(Box::new(stream), peer.into()));
+            }
+            Err(reason) => (reason, None),
+        },
+        Ok(Err(error)) => (Reason::of(&error), Some(error)),
+        Err(_elapsed) => (Reason::Timeout, None),
+    };
+    let (reason, error) = refused;
+    tls.count_refusal(reason);
+    let cause = error.map(|error| tls::chain_text(&error)).unwrap_or_default();
+    // A line for each would let anybody fill the log; the counter is there for alerts.
+    tracing::debug!(peer, reason = reason.as_str(), "connection refused: {cause}");
+    None
+}
+
+/// Who the client is. The verifier has accepted its certificate already.
+fn identity<IO>(stream: &TlsStream<IO>) -> Result<SpiffeId, Reason> {
+    let (_, session) = stream.get_ref();
+    if session.alpn_protocol() != Some(tls::ALPN) {
+        return Err(Reason::Protocol);
+    }
+    let leaf = session.peer_certificates().and_then(<[_]>::first).ok_or(Reason::NoCertificate)?;
+    leaf::read(leaf).map(|leaf| leaf.identity).map_err(|_unreadable| Reason::Identity)
+}

@@ -1,0 +1,361 @@
+//! [`Tls`]: one program's proof of who it is, and whom it believes; kept fresh while it runs.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use pyramid_protocol::net::{Accept, Connect};
+use pyramid_protocol::{Clock, SpiffeId};
+use rustls::client::Resumption;
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::SingleCertAndKey;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ConfigBuilder, ServerConfig};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::accept::TlsAccept;
+use crate::bundle;
+use crate::connect::TlsConnect;
+use crate::directory::{Content, Error, Material};
+use crate::leaf::{Moment, Validity};
+use crate::refusals::{Reason, Refusals};
+use crate::verifier::{self, Clients, Servers, Time};
+
+/// How often a program looks for new files, if it has no reason for something else.
+pub const WATCH_EVERY: Duration = Duration::from_secs(5);
+/// A peer that does not finish a handshake in this time is given up, on both sides.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A certificate is near its end in the last of this many parts of its life.
+const LAST_PART: u64 = 5;
+
+/// All our ports speak it.
+pub(crate) const ALPN: &[u8] = b"h2";
+
+/// A TLS directory in use. Clones share it.
+#[derive(Clone)]
+pub struct Tls {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    directory: PathBuf,
+    clock: Arc<dyn Clock>,
+    identity: SpiffeId,
+    current: ArcSwap<Current>,
+    reloads: AtomicU64,
+    reload_failures: AtomicU64,
+    handshakes: AtomicU64,
+    refusals: Refusals,
+}
+
+/// What new connections use.
+struct Current {
+    content_sha256: [u8; 32],
+    material: Material,
+    server: Arc<ServerConfig>,
+}
+
+/// What metrics and other programs want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Whose certificate is in use.
+    pub identity: SpiffeId,
+    /// When the certificate in use begins. Unit: milliseconds since 1970 UTC.
+    pub not_before_ms: u64,
+    /// When it ends. Unit: milliseconds since 1970 UTC.
+    pub not_after_ms: u64,
+    /// Its serial number, in lower-case hexadecimal.
+    pub serial: String,
+    /// The digest of the bundle in use, as [`bundle::digest`] makes it, in hexadecimal.
+    pub bundle_sha256: String,
+    /// New files taken into use since the start.
+    pub reloads: u64,
+    /// New files that were not taken, each content counted once.
+    pub reload_failures: u64,
+    /// Connections taken by our servers.
+    pub handshakes: u64,
+    /// Connections that our servers refused, for each reason.
+    pub refused: Vec<(Reason, u64)>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("directory", &self.shared.directory)
+            .field("identity", &self.shared.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// Reads a directory. Blocks for the time of three small files.
+    ///
+    /// # Errors
+    ///
+    /// As [`Error`] says.
+    pub fn open(directory: &Path, clock: Arc<dyn Clock>) -> Result<Self, Error> {
+        let content = Content::read(directory)?;
+        let material = Material::check(&content, directory, &*clock)?;
+        let identity = material.leaf.identity.clone();
+        let current = Current::new(&content, material, &clock);
+        let shared = Shared {
+            directory: directory.to_owned(),
+            clock,
+            identity,
+            current: ArcSwap::from_pointee(current),
+            reloads: AtomicU64::new(0),
+            reload_failures: AtomicU64::new(0),
+            handshakes: AtomicU64::new(0),
+            refusals: Refusals::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Who we are.
+    #[must_use]
+    pub fn identity(&self) -> &SpiffeId {
+        &self.shared.identity
+    }
+
+    /// Where the files are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.shared.directory
+    }
+
+    /// What is in use, and what became of it.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let shared = &*self.shared;
+        let current = shared.current.load();
+        let Material { leaf, bundle_sha256, .. } = &current.material;
+        Status {
+            identity: leaf.identity.clone(),
+            not_before_ms: leaf.validity.not_before_ms,
+            not_after_ms: leaf.validity.not_after_ms,
+            serial: leaf.serial.clone(),
+            bundle_sha256: bundle::hex(bundle_sha256),
+            reloads: shared.reloads.load(Ordering::Relaxed),
+            reload_failures: shared.reload_failures.load(Ordering::Relaxed),
+            handshakes: shared.handshakes.load(Ordering::Relaxed),
+            refused: shared.refusals.counts(),
+        }
+    }
+
+    /// Takes connections over TLS from those of `inner`.
+    pub fn accept<A: Accept>(&self, inner: A) -> TlsAccept<A> {
+        TlsAccept::new(self.clone(), inner)
+    }
+
+    /// Opens connections over TLS on those of `inner`.
+    #[must_use]
+    pub fn connect(&self, inner: Arc<dyn Connect>) -> TlsConnect {
+        TlsConnect::new(self.clone(), inner)
+    }
+
+    /// Looks for new files until `shutdown`, and takes them into use for new connections. Files that
+    /// cannot be used change nothing; they are counted and logged once.
+    pub async fn watch(&self, every: Duration, shutdown: CancellationToken) {
+        let mut watch = Watch::default();
+        loop {
+            self.warn_of_end(&mut watch);
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                () = sleep(every) => {}
+            }
+            self.look(&mut watch).await;
+        }
+    }
+
+    async fn look(&self, watch: &mut Watch) {
+        let mut result = self.reload().await;
+        if result.is_err() {
+            // Perhaps we came in the middle of a change: three files were read one after another.
+            result = self.reload().await;
+        }
+        match result {
+            Ok(true) => {
+                watch.failure = None;
+                let status = self.status();
+                let not_after = Moment { ms: status.not_after_ms };
+                let bundle = status.bundle_sha256;
+                tracing::info!(%not_after, serial = status.serial, bundle, "certificate reloaded");
+            }
+            Ok(false) => watch.failure = None,
+            Err(failure) => {
+                if watch.failure.as_deref() == Some(&*failure) {
+                    return;
+                }
+                self.shared.reload_failures.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!("the certificate in use is kept: {failure}");
+                watch.failure = Some(failure);
+            }
+        }
+    }
+
+    /// Whether there was something new. The text of a failure tells it from others.
+    async fn reload(&self) -> Result<bool, String> {
+        let tls = self.clone();
+        tokio::task::spawn_blocking(move || tls.reload_blocking())
+            .await
+            .expect("reading a directory does not panic")
+            .map_err(|error| chain_text(&error))
+    }
+
+    fn reload_blocking(&self) -> Result<bool, Error> {
+        let shared = &*self.shared;
+        let content = Content::read(&shared.directory)?;
+        if content.digest() == shared.current.load().content_sha256 {
+            return Ok(false);
+        }
+        let material = Material::check(&content, &shared.directory, &*shared.clock)?;
+        if material.leaf.identity != shared.identity {
+            return Err(Error::IdentityChanged {
+                directory: shared.directory.clone(),
+                found: material.leaf.identity,
+                expected: shared.identity.clone(),
+            });
+        }
+        let current = Current::new(&content, material, &shared.clock);
+        shared.current.store(Arc::new(current));
+        shared.reloads.fetch_add(1, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    fn warn_of_end(&self, watch: &mut Watch) {
+        let leaf = &self.shared.current.load().material.leaf;
+        let end = End::of(leaf.validity, self.shared.clock.wall_ms());
+        let warned = (leaf.serial.clone(), end);
+        if watch.warned.as_ref() == Some(&warned) {
+            return;
+        }
+        let not_after = Moment { ms: leaf.validity.not_after_ms };
+        let directory = self.shared.directory.display();
+        match end {
+            End::Far => {}
+            End::Near => {
+                tracing::warn!(%not_after, "the certificate in {directory} ends soon; renew it");
+            }
+            End::Over => {
+                tracing::error!(
+                    %not_after,
+                    "the certificate in {directory} has expired; nobody believes it, renew it"
+                );
+            }
+        }
+        watch.warned = Some(warned);
+    }
+
+    pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.shared.current.load().server)
+    }
+
+    pub(crate) fn client_config(&self, expected: Option<SpiffeId>) -> Arc<ClientConfig> {
+        let shared = &*self.shared;
+        Arc::new(shared.current.load().client_config(&shared.clock, expected))
+    }
+
+    pub(crate) fn count_handshake(&self) {
+        self.shared.handshakes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_refusal(&self, reason: Reason) {
+        self.shared.refusals.count(reason);
+    }
+}
+
+/// What the watching task remembers, so that it says each thing once.
+#[derive(Default)]
+struct Watch {
+    /// Why the files there now are not in use.
+    failure: Option<String>,
+    /// Of which certificate it was told how near its end is.
+    warned: Option<(String, End)>,
+}
+
+/// How near the end of a certificate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Far,
+    Near,
+    Over,
+}
+
+impl End {
+    fn of(Validity { not_before_ms, not_after_ms }: Validity, now_ms: u64) -> Self {
+        let life_ms = not_after_ms.saturating_sub(not_before_ms);
+        match not_after_ms.checked_sub(now_ms) {
+            None => Self::Over,
+            Some(left_ms) if left_ms < life_ms / LAST_PART => Self::Near,
+            Some(_) => Self::Far,
+        }
+    }
+}
+
+impl Current {
+    fn new(content: &Content, material: Material, clock: &Arc<dyn Clock>) -> Self {
+        let clients = Clients {
+            chain: Arc::clone(&material.clients),
+            trust_domain: material.leaf.identity.trust_domain().to_owned(),
+        };
+        let builder =
+            ServerConfig::builder_with_details(Arc::new(verifier::provider()), time(clock));
+        let mut server = only_tls13(builder)
+            .with_client_cert_verifier(Arc::new(clients))
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from((*material.pair).clone())));
+        server.alpn_protocols = vec![ALPN.to_vec()];
+        // A resumed session would skip the check of a certificate that has ended since.
+        server.session_storage = Arc::new(NoServerSessionStorage {});
+        server.send_tls13_tickets = 0;
+        Self { content_sha256: content.digest(), material, server: Arc::new(server) }
+    }
+
+    fn client_config(&self, clock: &Arc<dyn Clock>, expected: Option<SpiffeId>) -> ClientConfig {
+        let Material { leaf, pair, servers, .. } = &self.material;
+        let servers = Servers {
+            chain: Arc::clone(servers),
+            trust_domain: leaf.identity.trust_domain().to_owned(),
+            expected,
+        };
+        let builder =
+            ClientConfig::builder_with_details(Arc::new(verifier::provider()), time(clock));
+        let mut client = only_tls13(builder)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(servers))
+            .with_client_cert_resolver(Arc::new(SingleCertAndKey::from((**pair).clone())));
+        client.alpn_protocols = vec![ALPN.to_vec()];
+        client.resumption = Resumption::disabled();
+        client
+    }
+}
+
+fn time(clock: &Arc<dyn Clock>) -> Arc<Time> {
+    Arc::new(Time(Arc::clone(clock)))
+}
+
+fn only_tls13<S: rustls::ConfigSide>(
+    builder: ConfigBuilder<S, rustls::WantsVersions>,
+) -> ConfigBuilder<S, rustls::WantsVerifier> {
+    builder.with_protocol_versions(&[&TLS13]).expect("ring has the cipher suites of TLS 1.3")
+}
+
+/// An error with all its causes.
+pub(crate) fn chain_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Some say their cause in their own text.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
