@@ -169,11 +169,19 @@ impl Seaweed {
     pub async fn start_again(&self) -> anyhow::Result<()> {
         let keeper = self.spawn()?;
         *self.keeper()? = Some(keeper);
-        // Told 403 and 500 until it knows its own parts.
         let serving = wait_until("SeaweedFS serves", START_TIMEOUT, async || {
-            Ok(self.create_bucket("ready").await.is_ok())
+            Ok(self.create_bucket("ready").await.is_ok() && self.stores().await)
         });
         serving.await.with_context(|| self.log_tail())
+    }
+
+    /// Whether it takes content. Buckets are known sooner than volumes.
+    async fn stores(&self) -> bool {
+        let object = |method| Request::new(method, "/ready/content".to_owned());
+        let content = Bytes::from_static(b"content");
+        let put = self.send(object(Method::PUT).body(content.clone())).await;
+        let got = self.send(object(Method::GET)).await;
+        matches!(put, Ok((StatusCode::OK, _))) && got.is_ok_and(|(_, body)| body == content)
     }
 
     fn spawn(&self) -> anyhow::Result<Keeper> {
