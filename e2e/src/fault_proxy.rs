@@ -24,7 +24,7 @@ pub use self::plan::Traffic;
 
 /// How long a request is held by [`Fault::HoldBefore`] and [`Fault::HoldAfter`] before its
 /// connection is reset, unless the client gives up sooner.
-const HOLD: Duration = Duration::from_secs(3);
+const HOLD: Duration = Duration::from_secs(1);
 
 /// Kinds of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

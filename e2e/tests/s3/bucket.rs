@@ -20,7 +20,16 @@ pub(crate) struct Bucket {
 impl Bucket {
     /// A new one, reached by HTTP.
     pub(crate) async fn http() -> Self {
-        let server = Seaweed::shared().await.unwrap();
+        Self::on(Seaweed::shared().await.unwrap()).await
+    }
+
+    /// A new one on a server that may be killed.
+    pub(crate) async fn on_own_server() -> Self {
+        // It ends with this process.
+        Self::on(Box::leak(Box::new(Seaweed::start().await.unwrap()))).await
+    }
+
+    async fn on(server: &'static Seaweed) -> Self {
         let name = server.new_bucket().await.unwrap();
         let folder = Folder::new().unwrap();
         let mut bucket = Self { server, name, options: S3Options::default(), folder };

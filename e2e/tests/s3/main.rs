@@ -12,4 +12,8 @@
 
 mod bucket;
 mod contract;
+mod faults;
+mod kill;
 mod refused;
+mod replay;
+mod world;
