@@ -39,6 +39,16 @@ pub struct Args {
     #[arg(long, env = "PYRAMID_CHUNK_DIRECTORY")]
     chunk_directory: Option<PathBuf>,
 
+    /// Directory with `tls.key`, `tls.crt` and `ca.crt`, read again when they change. Without it
+    /// the Writer is reached without TLS, on loopback addresses only.
+    #[arg(long, env = "PYRAMID_TLS", value_name = "DIR")]
+    tls: Option<PathBuf>,
+
+    /// Authorities that the object store's certificate may come from, as PEM. Default: the
+    /// machine's.
+    #[arg(long, env = "PYRAMID_OBJECT_STORE_CA", value_name = "FILE")]
+    object_store_ca: Option<PathBuf>,
+
     /// How long the application may take for one push, unless the subscription says otherwise.
     /// Unit: milliseconds.
     #[arg(long, env = "PYRAMID_PUSH_TIMEOUT_MS", default_value_t = 30_000,
@@ -63,6 +73,10 @@ pub struct Config {
     pub local: Option<SocketAddr>,
     /// `file:` locations are opened only below this directory.
     pub chunk_directory: Option<PathBuf>,
+    /// Key, certificate and trust bundle; `None`: no TLS.
+    pub tls: Option<PathBuf>,
+    /// Whom to trust besides the machine's authorities when chunks are fetched.
+    pub object_store_ca: Option<PathBuf>,
     /// Pushes to one application that may be on their way at once. At least 1.
     pub pushes_max: usize,
     /// Waits.
@@ -138,6 +152,8 @@ impl TryFrom<Args> for Config {
             pod,
             local,
             chunk_directory,
+            tls,
+            object_store_ca,
             push_timeout_ms,
             pushes_max,
         } = args;
@@ -163,6 +179,8 @@ impl TryFrom<Args> for Config {
             pod,
             local: Some(local),
             chunk_directory,
+            tls,
+            object_store_ca,
             pushes_max,
             timing: Timing { push_timeout, ..Timing::DEFAULT },
         })
@@ -207,6 +225,8 @@ mod tests {
             pod: "pusher".to_owned(),
             local: Some("127.0.0.1:7410".parse().unwrap()),
             chunk_directory: None,
+            tls: None,
+            object_store_ca: None,
             pushes_max: PUSHES_MAX,
             timing: Timing::DEFAULT,
         };

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use pyramid_client::{ByteBudget, Client, connection};
 use pyramid_protocol::limits::PUSHER_BYTES_MAX;
-use pyramid_protocol::net::{Accept, Connect, TcpAccept, TcpConnect};
+use pyramid_protocol::net::{self, Accept, Connect, TcpAccept, TcpConnect};
 use pyramid_protocol::pb::v1::{self as pb, PushState, StartFrom};
-use pyramid_protocol::{Entropy, StreamName, SystemEntropy};
+use pyramid_protocol::{Entropy, StreamName, SystemClock, SystemEntropy};
 use pyramid_storage::Fetcher;
+use pyramid_tls::Tls;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +50,8 @@ pub struct Environment {
     pub entropy: Arc<dyn Entropy>,
     /// Opens chunk locations.
     pub fetcher: Fetcher,
+    /// What `connect` proves itself with, kept up to date while the pusher runs.
+    pub tls: Option<Tls>,
 }
 
 impl fmt::Debug for Environment {
@@ -70,6 +73,18 @@ pub enum Error {
     /// Change the addresses of the Writer.
     #[error("connect to the Writer")]
     Writer(#[source] connection::Error),
+    /// Change the directory, or what lies in it.
+    #[error("--tls")]
+    Tls(#[source] pyramid_tls::Error),
+    /// Give a directory with a certificate.
+    #[error(
+        "{address} is not a loopback address; give --tls with the directory of key, \
+             certificate and trust bundle"
+    )]
+    NoTls {
+        /// The Writer's.
+        address: String,
+    },
     /// Change the application's address.
     #[error("{address:?} is no address of an application; give host:port")]
     Application {
@@ -113,21 +128,35 @@ pub async fn run(
     ready: oneshot::Sender<Ready>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let fetcher = match &config.chunk_directory {
-        Some(directory) => Fetcher::new().with_directory(directory.clone()),
-        None => Fetcher::new(),
-    };
+    let mut fetcher = Fetcher::new();
+    if let Some(directory) = &config.chunk_directory {
+        fetcher = fetcher.with_directory(directory.clone());
+    }
+    let tls = config.tls.as_deref().map(|directory| Tls::open(directory, Arc::new(SystemClock)));
+    let tls = tls.transpose().map_err(Error::Tls)?;
     let environment = Environment {
-        connect: Arc::new(TcpConnect),
+        connect: to_writer(&config.writers, tls.as_ref())?,
         connect_application: Arc::new(TcpConnect),
         entropy: Arc::new(SystemEntropy),
         fetcher,
+        tls,
     };
     let accept = match config.local {
         Some(address) => Some(listen(address).await?),
         None => None,
     };
     run_with(config, environment, accept, ready, shutdown).await
+}
+
+/// Without TLS the records of a stream must not leave this machine.
+fn to_writer(addresses: &[String], tls: Option<&Tls>) -> Result<Arc<dyn Connect>, Error> {
+    if let Some(tls) = tls {
+        return Ok(Arc::new(tls.connect(Arc::new(TcpConnect))));
+    }
+    match addresses.iter().find(|address| !net::is_loopback(address)) {
+        Some(address) => Err(Error::NoTls { address: address.clone() }),
+        None => Ok(Arc::new(TcpConnect)),
+    }
 }
 
 /// Listens for the `Local` service.
@@ -153,8 +182,17 @@ pub async fn run_with(
     ready: oneshot::Sender<Ready>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let Config { writers, subscriptions, pod, local: _, chunk_directory: _, timing, pushes_max } =
-        config;
+    let Config {
+        writers,
+        subscriptions,
+        pod,
+        local: _,
+        chunk_directory: _,
+        tls: _,
+        object_store_ca: _,
+        timing,
+        pushes_max,
+    } = config;
     let client = Client::new(connection::Options {
         addresses: writers,
         connect: environment.connect,
@@ -178,6 +216,13 @@ pub async fn run_with(
     let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
     // Ends everything when one task ends, so that none is left half running.
     let stop = shutdown.child_token();
+    if let Some(tls) = environment.tls {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            tls.watch(pyramid_tls::WATCH_EVERY, stop).await;
+            Ok(())
+        });
+    }
     // One more for the readers of the local service.
     let parts = subscriptions.len() + 1;
     for Subscription { name, application } in subscriptions {

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use anyhow::{Context, anyhow, bail};
 use pyramid_protocol::StreamName;
 use pyramid_sidecar::config::Timing;
-use pyramid_writer::config::{LimitArgs, ReplicaArgs};
+use pyramid_writer::config::{LimitArgs, ObjectArgs, ReplicaArgs};
 use pyramid_writer::replica::{self, Addresses, Environment};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -138,8 +138,9 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
     let config = ReplicaArgs {
         data_dir: folder.path.clone(),
         object_store: format!("file:{}", folder.objects.display()),
-        object_prefix: String::new(),
+        objects: ObjectArgs::default(),
         kek_file: folder.kek_file.clone(),
+        tls: None,
         limits,
     };
     let config = config.into_config()?;
@@ -224,6 +225,8 @@ impl Start<'_> {
             pod: "dev".to_owned(),
             local: Some(local_listen),
             chunk_directory: Some(folder.objects.clone()),
+            tls: None,
+            object_store_ca: None,
             pushes_max: PUSHES_MAX,
             timing: Timing::DEFAULT,
         };

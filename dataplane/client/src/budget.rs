@@ -24,6 +24,7 @@ pub struct ByteBudget {
     pool: Pool,
     reserve: Pool,
     chunks: Arc<Semaphore>,
+    chunks_max: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -79,17 +80,20 @@ impl ByteBudget {
     #[must_use]
     pub fn new(bytes: u32) -> Self {
         let pool = Pool::new(bytes);
-        Self { reserve: pool.clone(), pool, chunks: Arc::new(Semaphore::new(CHUNKS_MAX)) }
+        let chunks = Arc::new(Semaphore::new(CHUNKS_MAX));
+        Self { reserve: pool.clone(), pool, chunks, chunks_max: CHUNKS_MAX }
     }
 
     /// A part of this budget with `reserve_bytes` on top for readers that hold nothing, in which at
     /// most `chunks_max` chunks are open at once. Both are at least 1.
     #[must_use]
     pub fn part(&self, reserve_bytes: u32, chunks_max: usize) -> Self {
+        let chunks_max = chunks_max.max(1);
         Self {
             pool: self.pool.clone(),
             reserve: Pool::new(reserve_bytes.max(1)),
-            chunks: Arc::new(Semaphore::new(chunks_max.max(1))),
+            chunks: Arc::new(Semaphore::new(chunks_max)),
+            chunks_max,
         }
     }
 
@@ -115,6 +119,16 @@ impl ByteBudget {
     pub(crate) async fn open_chunk(&self) -> OpenChunk {
         let permit = Arc::clone(&self.chunks).acquire_owned().await;
         OpenChunk { _permit: permit.expect("a budget's semaphores are never closed") }
+    }
+
+    /// The same for a chunk that nobody waits for yet: only while more than half of the places are
+    /// free, so that it takes none from a reader that has no chunk.
+    pub(crate) fn open_chunk_ahead(&self) -> Option<OpenChunk> {
+        if self.chunks.available_permits() * 2 <= self.chunks_max {
+            return None;
+        }
+        let permit = Arc::clone(&self.chunks).try_acquire_owned().ok()?;
+        Some(OpenChunk { _permit: permit })
     }
 }
 
@@ -244,5 +258,14 @@ mod tests {
         assert!(part.open_chunk().now_or_never().is_none());
         drop(open);
         assert!(part.open_chunk().now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn chunks_are_opened_ahead_while_more_than_half_of_the_places_are_free() {
+        let part = ByteBudget::new(10).part(5, 4);
+        let open: Vec<_> = std::iter::from_fn(|| part.open_chunk_ahead()).collect();
+        assert_eq!(open.len(), 2);
+        assert!(part.open_chunk().now_or_never().is_some());
+        assert!(ByteBudget::new(10).part(5, 1).open_chunk_ahead().is_some());
     }
 }

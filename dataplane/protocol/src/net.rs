@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -254,6 +254,15 @@ impl Accept for TcpAccept {
     }
 }
 
+/// Whether `address` (`host:port`) surely leads to this machine. A name other than `localhost` is
+/// not believed, whatever it resolves to now.
+#[must_use]
+pub fn is_loopback(address: &str) -> bool {
+    let Some((host, _port)) = address.rsplit_once(':') else { return false };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    host == "localhost" || bare.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
 /// A channel to `address` (`host:port`) that connects at its first call and again after each loss.
 ///
 /// # Errors
@@ -357,6 +366,17 @@ mod tests {
         async fn accept(&self) -> io::Result<Accepted> {
             let (here, _there) = tokio::io::duplex(1);
             Ok(Accepted::new(Box::new(here), Peer::default().into()))
+        }
+    }
+
+    #[test]
+    fn only_what_cannot_leave_this_machine_is_loopback() {
+        for address in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:7400"] {
+            assert!(is_loopback(address), "{address}");
+        }
+        for address in ["10.0.0.1:1", "[::2]:1", "localhost", "localhost.a:1", "127.0.0.1.a:1", ""]
+        {
+            assert!(!is_loopback(address), "{address}");
         }
     }
 

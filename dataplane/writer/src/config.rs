@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, ValueEnum};
+use pyramid_storage::object_store::{S3Options, SettingsError, StoreSettings};
 
 use crate::raft::Timing;
 use crate::shipper::{CHUNK_MEMORY, Defaults, UPLOADS_MAX};
@@ -61,21 +62,71 @@ pub struct ReplicaArgs {
     #[arg(long, env = "PYRAMID_DATA_DIR", value_name = "DIR")]
     pub data_dir: PathBuf,
 
-    /// Where chunks are kept: `file:DIR`.
+    /// Where chunks are kept: `file:DIR` or `s3://BUCKET`.
     #[arg(long, env = "PYRAMID_OBJECT_STORE", value_name = "URL")]
     pub object_store: String,
 
-    /// Put in front of all object keys.
-    #[arg(long, env = "PYRAMID_OBJECT_PREFIX", default_value = "", value_name = "PREFIX")]
-    pub object_prefix: String,
+    /// More about the object store.
+    #[command(flatten)]
+    pub objects: ObjectArgs,
 
     /// Key-encryption keys, one `id = 64 hexadecimal digits` per line; the last one wraps.
     #[arg(long, env = "PYRAMID_KEK_FILE", value_name = "FILE")]
     pub kek_file: PathBuf,
 
+    /// Directory with `tls.key`, `tls.crt` and `ca.crt`, read again when they change. Without it
+    /// there is no TLS, and only loopback addresses are served.
+    #[arg(long, env = "PYRAMID_TLS", value_name = "DIR")]
+    pub tls: Option<PathBuf>,
+
     /// Sizes and ages.
     #[command(flatten)]
     pub limits: LimitArgs,
+}
+
+/// How the object store is reached, for every program that opens one.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct ObjectArgs {
+    /// Put in front of all object keys.
+    #[arg(long, env = "PYRAMID_OBJECT_PREFIX", default_value = "", value_name = "PREFIX")]
+    pub object_prefix: String,
+
+    /// Where the S3 server is, if it is not that of AWS: `https://HOST[:PORT]`. Buckets are then
+    /// part of the path.
+    #[arg(long, env = "PYRAMID_S3_ENDPOINT", value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+
+    /// The bucket's region. Default: that of the environment, else us-east-1.
+    #[arg(long, env = "PYRAMID_S3_REGION", value_name = "REGION")]
+    pub s3_region: Option<String>,
+
+    /// Authorities that the S3 server's certificate may come from, as PEM. Default: the machine's.
+    #[arg(long, env = "PYRAMID_S3_CA", value_name = "FILE")]
+    pub s3_ca: Option<PathBuf>,
+
+    /// Directory with the files `accessKeyId`, `secretAccessKey` and, if there is one,
+    /// `sessionToken`, read again when they change. Default: the credentials of the environment, as
+    /// the AWS command takes them.
+    #[arg(long, env = "PYRAMID_S3_CREDENTIALS", value_name = "DIR")]
+    pub s3_credentials: Option<PathBuf>,
+}
+
+impl ObjectArgs {
+    /// The store that `url` names, and the prefix of its keys.
+    ///
+    /// # Errors
+    ///
+    /// The flag that must be changed.
+    pub fn into_settings(self, url: &str) -> Result<(StoreSettings, String), SettingsError> {
+        let Self { object_prefix, s3_endpoint, s3_region, s3_ca, s3_credentials } = self;
+        let options = S3Options {
+            endpoint: s3_endpoint,
+            region: s3_region,
+            ca_file: s3_ca,
+            credentials_dir: s3_credentials,
+        };
+        Ok((StoreSettings::parse(url, options)?, object_prefix))
+    }
 }
 
 /// When chunks are cut, and how much log and memory a replica may use.
@@ -124,12 +175,14 @@ pub enum LogFormat {
 pub struct Config {
     /// Its directory.
     pub data_dir: PathBuf,
-    /// The directory that holds the objects.
-    pub object_directory: PathBuf,
+    /// What holds the objects.
+    pub object_store: StoreSettings,
     /// In front of all object keys.
     pub object_prefix: String,
     /// The file with the KEKs.
     pub kek_file: PathBuf,
+    /// Key, certificate and trust bundle; `None`: no TLS, loopback only.
+    pub tls: Option<PathBuf>,
     /// When streams are cut.
     pub chunks: Defaults,
     /// Budget of the log; `None`: a part of the volume. Unit: bytes.
@@ -147,12 +200,9 @@ pub struct Config {
 /// A setting cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Only directories are served by this build.
-    #[error("--object-store {url}: give file:DIR with the directory that will hold the chunks")]
-    ObjectStore {
-        /// What was given.
-        url: String,
-    },
+    /// There is no such object store.
+    #[error(transparent)]
+    ObjectStore(#[from] SettingsError),
     /// Segments lie on block borders.
     #[error("--segment-bytes {bytes}: give a multiple of 4096")]
     SegmentBytes {
@@ -168,13 +218,10 @@ impl ReplicaArgs {
     ///
     /// The flag that must be changed.
     pub fn into_config(self) -> Result<Config, Error> {
-        let Self { data_dir, object_store, object_prefix, kek_file, limits } = self;
+        let Self { data_dir, object_store, objects, kek_file, tls, limits } = self;
         let LimitArgs { chunk_bytes, chunk_age_ms, wal_bytes_max, segment_bytes, memory_bytes_max } =
             limits;
-        let object_directory = match object_store.strip_prefix("file:") {
-            Some(directory) if !directory.is_empty() => directory.into(),
-            Some(_) | None => return Err(Error::ObjectStore { url: object_store }),
-        };
+        let (object_store, object_prefix) = objects.into_settings(&object_store)?;
         if segment_bytes % 4096 != 0 {
             return Err(Error::SegmentBytes { bytes: segment_bytes });
         }
@@ -183,9 +230,10 @@ impl ReplicaArgs {
         let process_bytes_max = usize::try_from(in_flight).unwrap_or(usize::MAX);
         Ok(Config {
             data_dir,
-            object_directory,
+            object_store,
             object_prefix,
             kek_file,
+            tls,
             chunks: Defaults {
                 chunk_bytes,
                 chunk_age: Duration::from_millis(chunk_age_ms),

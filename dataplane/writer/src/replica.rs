@@ -18,7 +18,8 @@ use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::pb::v1::{Reason, Refusal};
 use pyramid_protocol::{Clock, Entropy, SystemClock, SystemEntropy};
-use pyramid_storage::{ClusterId, DirectoryStore, Keks, ObjectNames, ObjectStore};
+use pyramid_storage::{ClusterId, Keks, ObjectNames, ObjectStore};
+use pyramid_tls::Tls;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -64,6 +65,8 @@ pub struct Environment {
     pub writer: Box<dyn Accept>,
     /// Takes connections for the `Admin` service.
     pub admin: Box<dyn Accept>,
+    /// What both ports prove themselves with, kept up to date while the replica runs.
+    pub tls: Option<Tls>,
 }
 
 /// Where a replica listens.
@@ -142,7 +145,7 @@ where
 }
 
 impl Environment {
-    /// This machine's: a real disk, a directory as object store, TCP.
+    /// This machine's: a real disk, the object store of the settings, TCP with TLS.
     ///
     /// # Errors
     ///
@@ -156,29 +159,54 @@ impl Environment {
             .map_err(settings(format!("--kek-file {}", config.kek_file.display())))?;
         let disk = RealDisk::open(&config.data_dir)
             .map_err(settings(format!("--data-dir {}", config.data_dir.display())))?;
-        let store = DirectoryStore::open(&config.object_directory).await.map_err(settings(
-            format!("--object-store file:{}", config.object_directory.display()),
-        ))?;
-        let writer = bind("--listen", writer).await?;
-        let admin = bind("--admin-listen", admin).await?;
+        let store = config
+            .object_store
+            .open()
+            .await
+            .map_err(settings(format!("--object-store {}", config.object_store)))?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let tls = match &config.tls {
+            Some(directory) => Some(
+                Tls::open(directory, Arc::clone(&clock))
+                    .map_err(settings(format!("--tls {}", directory.display())))?,
+            ),
+            None => None,
+        };
+        let writer = bind("--listen", writer, tls.as_ref()).await?;
+        let admin = bind("--admin-listen", admin, tls.as_ref()).await?;
         let addresses = Addresses { writer: writer.1, admin: admin.1 };
         let environment = Self {
             disk: Arc::new(disk),
-            store: Arc::new(store),
+            store,
             keks,
-            clock: Arc::new(SystemClock),
+            clock,
             entropy: Arc::new(SystemEntropy),
-            writer: Box::new(writer.0),
-            admin: Box::new(admin.0),
+            writer: writer.0,
+            admin: admin.0,
+            tls,
         };
         Ok((environment, addresses))
     }
 }
 
-async fn bind(flag: &str, address: SocketAddr) -> Result<(TcpAccept, SocketAddr), Error> {
+async fn bind(
+    flag: &str,
+    address: SocketAddr,
+    tls: Option<&Tls>,
+) -> Result<(Box<dyn Accept>, SocketAddr), Error> {
     let bound = || settings(format!("{flag} {address}"));
+    if tls.is_none() && !address.ip().is_loopback() {
+        return Err(bound()(
+            "without TLS only a loopback address is served; give --tls with the directory of key, \
+             certificate and trust bundle",
+        ));
+    }
     let accept = TcpAccept::bind(address).await.map_err(bound())?;
     let address = accept.local_address().map_err(bound())?;
+    let accept: Box<dyn Accept> = match tls {
+        Some(tls) => Box::new(tls.accept(accept)),
+        None => Box::new(accept),
+    };
     Ok((accept, address))
 }
 
@@ -194,7 +222,7 @@ pub async fn run(
     serving: impl FnOnce() + Send,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let Environment { disk, store, keks, clock, entropy, writer, admin } = environment;
+    let Environment { disk, store, keks, clock, entropy, writer, admin, tls } = environment;
     let mut directory = DataDir::open(Arc::clone(&disk)).map_err(Error::DataDir)?;
     let parts = Parts {
         wal: wal_config(&config, &*disk),
@@ -212,6 +240,11 @@ pub async fn run(
     });
     let (found, mut to_found) = mpsc::channel(1);
     let mut servers = ports::serve(phases, found, writer, admin, &shutdown);
+    let mut watches = JoinSet::new();
+    if let Some(tls) = tls {
+        let shutdown = shutdown.clone();
+        watches.spawn(async move { tls.watch(pyramid_tls::WATCH_EVERY, shutdown).await });
+    }
 
     let mut running = match directory.contents() {
         Contents::Member(identity) => {
@@ -258,6 +291,7 @@ pub async fn run(
         tracing::info!("some connections did not end in time");
         servers.shutdown().await;
     }
+    while watches.join_next().await.is_some() {}
     drop(phase);
     match running {
         Some(running) => ended.and(running.stop().await),

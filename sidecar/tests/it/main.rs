@@ -50,6 +50,8 @@ fn config(writer: &FakeWriter, subscriptions: &[(&str, &FakeApplication)]) -> Co
         pod: "pod".to_owned(),
         local: None,
         chunk_directory: None,
+        tls: None,
+        object_store_ca: None,
         pushes_max: 16,
         timing: Timing {
             push_timeout: PUSH_TIMEOUT,
@@ -72,6 +74,7 @@ impl Pusher {
             connect_application: Arc::new(TcpConnect),
             entropy: Arc::new(SeededEntropy::new(5)),
             fetcher: writer.fetcher(),
+            tls: None,
         };
         let accept = TcpAccept::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let accept = Some((accept.local_address().unwrap(), accept));

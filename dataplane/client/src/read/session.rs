@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::FutureExt;
 use pyramid_protocol::pb::v1::read_response::Item as PbItem;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{Batch, Offset};
@@ -10,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
 
 use crate::backoff::Backoff;
-use crate::budget::Share;
+use crate::budget::{OpenChunk, Share};
 use crate::connection::{Client, RETRY, Writer, wait};
 use crate::read::chunk::{self, ChunkBatches};
 use crate::read::progress::{Admitted, Broken, Progress};
@@ -29,6 +30,15 @@ pub(crate) struct Session {
     backoff: Backoff,
     /// Since when nothing has worked.
     failing_since: Option<Instant>,
+}
+
+/// The messages of one call, and what was taken from them before its turn.
+struct Ahead {
+    messages: Streaming<pb::ReadResponse>,
+    /// The next chunk, on its way already.
+    chunk: Option<(pb::ChunkLocation, ChunkBatches)>,
+    /// The next message, if it is anything else.
+    passed: Option<Result<Option<PbItem>, tonic::Status>>,
 }
 
 /// Why one call of `Read` has ended.
@@ -104,15 +114,24 @@ impl Session {
         } else {
             opening.await
         };
-        let (first, mut messages) = opened.map_err(|status| of_refusal(from_status(&status)))?;
-        self.item(first).await?;
+        let (first, messages) = opened.map_err(|status| of_refusal(from_status(&status)))?;
+        let mut messages = Ahead { messages, chunk: None, passed: None };
+        self.item(first, &mut messages).await?;
         loop {
-            let item = next(&mut messages).await;
-            self.item(item.map_err(|status| of_refusal(from_status(&status)))?).await?;
+            if let Some((location, chunk)) = messages.chunk.take() {
+                self.chunk(location, chunk, &mut messages).await?;
+                continue;
+            }
+            let item = match messages.passed.take() {
+                Some(item) => item,
+                None => next(&mut messages.messages).await,
+            };
+            let item = item.map_err(|status| of_refusal(from_status(&status)))?;
+            self.item(item, &mut messages).await?;
         }
     }
 
-    async fn item(&mut self, item: Option<PbItem>) -> Step<()> {
+    async fn item(&mut self, item: Option<PbItem>, messages: &mut Ahead) -> Step<()> {
         match item {
             Some(PbItem::Start(start)) => {
                 let (first_offset, next_offset) = (start.first_offset, start.next_offset);
@@ -137,7 +156,11 @@ impl Session {
                 let held = self.share.hold(bytes).await;
                 self.batches(Batches { batches, held }).await
             }
-            Some(PbItem::Chunk(location)) => self.chunk(location).await,
+            Some(PbItem::Chunk(location)) => {
+                let open = self.progress.options().budget.open_chunk().await;
+                let chunk = self.open(&location, open)?;
+                self.chunk(location, chunk, messages).await
+            }
             Some(PbItem::CaughtUp(pb::CaughtUp { next_offset })) => {
                 let next_offset = Offset::new(next_offset);
                 self.progress.expect(next_offset).map_err(broken)?;
@@ -186,20 +209,47 @@ impl Session {
         if over || self.progress.is_done() { Err(End::Finished) } else { Ok(()) }
     }
 
-    /// Reads one chunk from where the read is to its end.
-    async fn chunk(&mut self, location: pb::ChunkLocation) -> Step<()> {
+    /// Begins to read a chunk from where the read is, or from its front.
+    fn open(&self, location: &pb::ChunkLocation, open: OpenChunk) -> Step<ChunkBatches> {
         let reached = self.progress.reached().ok_or(broken(Broken::NotStarted))?;
-        let options = self.progress.options();
-        let Some(fetcher) = options.fetcher.clone() else {
+        let Some(fetcher) = &self.progress.options().fetcher else {
             return Err(lost("the Writer sent the place of a chunk that was not asked for"));
         };
+        Ok(ChunkBatches::open(fetcher, location.clone(), reached.offset, open))
+    }
+
+    /// Reads one chunk to its end, and begins meanwhile with the one behind it.
+    async fn chunk(
+        &mut self,
+        location: pb::ChunkLocation,
+        mut chunk: ChunkBatches,
+        messages: &mut Ahead,
+    ) -> Step<()> {
         let end = Offset::new(location.next_offset);
-        let open = options.budget.open_chunk().await;
-        let mut chunk = ChunkBatches::open(&fetcher, location, reached.offset, open);
-        while let Some(batches) = chunk.next(&self.share).await.map_err(of_chunk)? {
+        loop {
+            self.look_ahead(end, messages)?;
+            let Some(batches) = chunk.next(&self.share).await.map_err(of_chunk)? else { break };
             self.batches(batches).await?;
         }
         self.progress.expect(end).map_err(broken)
+    }
+
+    /// Opens the chunk behind the one that ends at `end`, if the Writer has told its place already
+    /// and one more may be open: the object store takes a while until the first bytes come.
+    fn look_ahead(&self, end: Offset, ahead: &mut Ahead) -> Step<()> {
+        if ahead.chunk.is_some() || ahead.passed.is_some() {
+            return Ok(());
+        }
+        let Some(open) = self.progress.options().budget.open_chunk_ahead() else { return Ok(()) };
+        let Some(item) = next(&mut ahead.messages).now_or_never() else { return Ok(()) };
+        match item {
+            Ok(Some(PbItem::Chunk(location))) if location.base_offset == end.get() => {
+                let chunk = self.open(&location, open)?;
+                ahead.chunk = Some((location, chunk));
+            }
+            other => ahead.passed = Some(other),
+        }
+        Ok(())
     }
 
     /// Something came: the connection is good.
