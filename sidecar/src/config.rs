@@ -49,6 +49,11 @@ pub struct Args {
     #[arg(long, env = "PYRAMID_OBJECT_STORE_CA", value_name = "FILE")]
     object_store_ca: Option<PathBuf>,
 
+    /// Fetch chunks over plain HTTP too, from an object store without TLS. What it gives is
+    /// encrypted and verified all the same.
+    #[arg(long, env = "PYRAMID_OBJECT_STORE_HTTP")]
+    object_store_http: bool,
+
     /// How long the application may take for one push, unless the subscription says otherwise.
     /// Unit: milliseconds.
     #[arg(long, env = "PYRAMID_PUSH_TIMEOUT_MS", default_value_t = 30_000,
@@ -77,6 +82,8 @@ pub struct Config {
     pub tls: Option<PathBuf>,
     /// Whom to trust besides the machine's authorities when chunks are fetched.
     pub object_store_ca: Option<PathBuf>,
+    /// Whether chunks are fetched over plain HTTP too.
+    pub object_store_http: bool,
     /// Pushes to one application that may be on their way at once. At least 1.
     pub pushes_max: usize,
     /// Waits.
@@ -154,6 +161,7 @@ impl TryFrom<Args> for Config {
             chunk_directory,
             tls,
             object_store_ca,
+            object_store_http,
             push_timeout_ms,
             pushes_max,
         } = args;
@@ -181,6 +189,7 @@ impl TryFrom<Args> for Config {
             chunk_directory,
             tls,
             object_store_ca,
+            object_store_http,
             pushes_max,
             timing: Timing { push_timeout, ..Timing::DEFAULT },
         })
@@ -227,6 +236,7 @@ mod tests {
             chunk_directory: None,
             tls: None,
             object_store_ca: None,
+            object_store_http: false,
             pushes_max: PUSHES_MAX,
             timing: Timing::DEFAULT,
         };

@@ -12,7 +12,7 @@ use pyramid_protocol::limits::PUSHER_BYTES_MAX;
 use pyramid_protocol::net::{self, Accept, Connect, TcpAccept, TcpConnect};
 use pyramid_protocol::pb::v1::{self as pb, PushState, StartFrom};
 use pyramid_protocol::{Entropy, StreamName, SystemClock, SystemEntropy};
-use pyramid_storage::Fetcher;
+use pyramid_storage::{Fetcher, HttpSettings, TrustError};
 use pyramid_tls::Tls;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -85,6 +85,9 @@ pub enum Error {
         /// The Writer's.
         address: String,
     },
+    /// Change the file.
+    #[error("--object-store-ca")]
+    ObjectStoreCa(#[source] TrustError),
     /// Change the application's address.
     #[error("{address:?} is no address of an application; give host:port")]
     Application {
@@ -128,7 +131,11 @@ pub async fn run(
     ready: oneshot::Sender<Ready>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let mut fetcher = Fetcher::new();
+    let http = HttpSettings {
+        ca_file: config.object_store_ca.clone(),
+        allows_plain_http: config.object_store_http,
+    };
+    let mut fetcher = Fetcher::new().with_http(http).map_err(Error::ObjectStoreCa)?;
     if let Some(directory) = &config.chunk_directory {
         fetcher = fetcher.with_directory(directory.clone());
     }
@@ -190,6 +197,7 @@ pub async fn run_with(
         chunk_directory: _,
         tls: _,
         object_store_ca: _,
+        object_store_http: _,
         timing,
         pushes_max,
     } = config;

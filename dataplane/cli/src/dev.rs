@@ -227,6 +227,7 @@ impl Start<'_> {
             chunk_directory: Some(folder.objects.clone()),
             tls: None,
             object_store_ca: None,
+            object_store_http: false,
             pushes_max: PUSHES_MAX,
             timing: Timing::DEFAULT,
         };

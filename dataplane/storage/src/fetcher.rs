@@ -1,30 +1,35 @@
 //! Reading what a URL names, as a reader without any rights of its own.
 //!
 //! URLs come from a Writer, and a pusher does not trust it with the machine: `file:` is opened only
-//! below a directory that the pusher's own settings name, `mem:` only through a store that a test
-//! hands in, and everything else is refused.
+//! below a directory that the pusher's own settings name, `https:` only where no machine keeps its
+//! own secrets (see `http`), `mem:` only through a store that a test hands in, and everything else
+//! is refused.
+
+mod file;
+mod http;
 
 use std::{
     fmt,
-    io::{self, ErrorKind, SeekFrom},
     ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use bytes::{Bytes, BytesMut};
-use tokio::{
-    fs::File,
-    io::{AsyncReadExt, AsyncSeekExt},
-};
+use bytes::Bytes;
 
+pub use self::http::HttpSettings;
+use self::{file::FileBody, http::HttpBody};
 use crate::{
-    file_url,
     object_store::{Error, ObjectKey, ObjectStore},
+    trust::TrustError,
 };
 
 /// Longest piece of a body. Unit: bytes.
 const PIECE_LEN_MAX: u64 = 256 << 10;
+
+/// Longest piece of an object that is read through a store: each is a call of its own, and a distant
+/// store takes its time for each. Unit: bytes.
+const STORED_PIECE_LEN_MAX: u64 = 2 << 20;
 
 const ACTION: &str = "fetch";
 
@@ -33,6 +38,7 @@ const ACTION: &str = "fetch";
 pub struct Fetcher {
     directory: Option<Arc<Path>>,
     memory: Option<Arc<dyn ObjectStore>>,
+    http: Option<Arc<http::Client>>,
 }
 
 impl Fetcher {
@@ -54,13 +60,22 @@ impl Fetcher {
         Self { memory: Some(store), ..self }
     }
 
+    /// Lets it open `https:` URLs, and `http:` ones if the settings say so.
+    ///
+    /// # Errors
+    ///
+    /// The file with certificate authorities cannot be used.
+    pub fn with_http(self, settings: HttpSettings) -> Result<Self, TrustError> {
+        Ok(Self { http: Some(Arc::new(http::Client::new(settings)?)), ..self })
+    }
+
     /// Opens the part `range` of what `url` names. Unit: bytes from the front of the URL's own
     /// range. The body may end before the range does.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] for a URL that is not for this fetcher; else what the store says. No
-    /// error shows the query of a URL.
+    /// [`Error::Refused`] for a URL that is not for this fetcher, [`Error::Expired`] for one whose
+    /// time is over; else what the store says. No error shows the query of a URL.
     pub async fn open(&self, url: &str, range: Range<u64>) -> Result<Body, Error> {
         let name = url.split(['?', '#']).next().unwrap_or(url);
         let Some(range) = within_url(url, range) else {
@@ -79,9 +94,14 @@ impl Fetcher {
                     "this reader has no directory; name one in its settings",
                 ));
             };
-            open_file(directory, name, range).await
+            Ok(Body(Kind::File(file::open(directory, name, range).await?)))
+        } else if name.starts_with("https:") || name.starts_with("http:") {
+            let Some(http) = &self.http else {
+                return Err(refused(name, "this reader reads nothing from the network"));
+            };
+            Ok(Body(Kind::Http(Box::new(http.open(url, name, range).await?))))
         } else {
-            Err(refused(name, "only file: and mem: URLs are read"))
+            Err(refused(name, "only https:, http:, file: and mem: URLs are read"))
         }
     }
 }
@@ -99,57 +119,12 @@ fn within_url(url: &str, range: Range<u64>) -> Option<Range<u64>> {
     Some(at(range.start)?..at(range.end)?)
 }
 
-async fn open_file(directory: &Path, name: &str, range: Range<u64>) -> Result<Body, Error> {
-    let outside = || refused(name, "it is not below the directory in this reader's settings");
-    let path = file_url::path(name).ok_or_else(outside)?;
-    let failed = |source: &io::Error| {
-        if source.kind() == ErrorKind::NotFound {
-            Error::NotFound { key: name.to_owned() }
-        } else if source.kind() == ErrorKind::PermissionDenied {
-            refused(name, "this process may not read it")
-        } else {
-            unavailable(name, source)
-        }
-    };
-    // The directory itself may be a symbolic link, and one below it may lead out of it, so both
-    // are compared as what they really are.
-    let directory = tokio::fs::canonicalize(directory).await.map_err(|source| {
-        refused(name, &format!("the directory in this reader's settings: {source}"))
-    })?;
-    let real = match tokio::fs::canonicalize(&path).await {
-        Ok(real) => real,
-        // What lies outside is refused, whether it exists or not.
-        Err(_) if !path.starts_with(&directory) => return Err(outside()),
-        Err(source) => return Err(failed(&source)),
-    };
-    if !real.starts_with(&directory) {
-        return Err(outside());
-    }
-    // A FIFO would block for ever, and a device is no object.
-    let is_file = tokio::fs::metadata(&real).await.map_err(|source| failed(&source))?.is_file();
-    if !is_file {
-        return Err(refused(name, "it is not a file"));
-    }
-    let mut file = File::open(&real).await.map_err(|source| failed(&source))?;
-    file.seek(SeekFrom::Start(range.start)).await.map_err(|source| failed(&source))?;
-    let left = range.end.saturating_sub(range.start);
-    Ok(Body(Kind::File { file, left, name: name.to_owned() }))
-}
-
-fn unavailable(name: &str, source: &io::Error) -> Error {
-    Error::Unavailable {
-        action: ACTION,
-        key: name.to_owned(),
-        reason: source.to_string(),
-        wait: None,
-    }
-}
-
 /// The bytes of one answer, piece by piece, as fast as they are taken.
 pub struct Body(Kind);
 
 enum Kind {
-    File { file: File, left: u64, name: String },
+    File(FileBody),
+    Http(Box<HttpBody>),
     Stored { store: Arc<dyn ObjectStore>, key: ObjectKey, range: Range<u64> },
 }
 
@@ -168,22 +143,13 @@ impl Body {
     /// What the store says. The body is of no use after it.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         match &mut self.0 {
-            Kind::File { file, left, name } => {
-                let len = (*left).min(PIECE_LEN_MAX);
-                let mut piece = BytesMut::with_capacity(usize::try_from(len).unwrap_or(0));
-                (&mut *file)
-                    .take(len)
-                    .read_buf(&mut piece)
-                    .await
-                    .map_err(|source| unavailable(name, &source))?;
-                *left -= length(&piece);
-                Ok((!piece.is_empty()).then(|| piece.freeze()))
-            }
+            Kind::File(body) => body.next().await,
+            Kind::Http(body) => body.next().await,
             Kind::Stored { store, key, range } => {
                 if range.start >= range.end {
                     return Ok(None);
                 }
-                let end = range.start.saturating_add(PIECE_LEN_MAX).min(range.end);
+                let end = range.start.saturating_add(STORED_PIECE_LEN_MAX).min(range.end);
                 let object = store.get(key, range.start..end).await?;
                 range.start = range.start.saturating_add(length(&object.bytes));
                 Ok((!object.bytes.is_empty()).then_some(object.bytes))
@@ -195,7 +161,8 @@ impl Body {
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::File { name, left, .. } => write!(f, "{left} bytes of {name}"),
+            Kind::File(body) => write!(f, "{} bytes of {}", body.left(), body.name()),
+            Kind::Http(body) => write!(f, "{} bytes of {}", body.left(), body.name()),
             Kind::Stored { key, range, .. } => write!(f, "bytes {range:?} of {key}"),
         }
     }

@@ -13,6 +13,8 @@
 //! caller has the one layer that retries), and any way to store something in clear, except
 //! `cluster.json`, which holds no secret.
 
+#[cfg(test)]
+mod canned_server;
 pub mod chunk;
 pub mod cluster_file;
 mod cluster_id;
@@ -24,13 +26,15 @@ pub mod key_object;
 pub mod keys;
 pub mod object_names;
 pub mod object_store;
+mod range;
 mod sealed_object;
 mod transport;
 mod trust;
 
 pub use chunk::{Chunk, ChunkReader, Damaged, SealedChunk};
 pub use cluster_id::{ClusterId, ParseClusterIdError};
-pub use fetcher::{Body, Fetcher};
+pub use fetcher::{Body, Fetcher, HttpSettings};
 pub use keys::{Keks, StreamKey};
 pub use object_names::ObjectNames;
 pub use object_store::{DirectoryStore, MemoryStore, ObjectKey, ObjectStore, S3Store};
+pub use trust::TrustError;

@@ -125,10 +125,12 @@ pub enum Error {
         wait: Option<Duration>,
     },
     /// The URL was good once and is not any more. Ask the Writer for a new one.
-    #[error("the location of {key} has expired; ask the Writer for a new one")]
+    #[error("the location of {key} is not good any more ({reason}); ask the Writer for a new one")]
     Expired {
         /// The URL without its query.
         key: String,
+        /// What the store said.
+        reason: String,
     },
     /// Trying again fails again until somebody changes credentials, rights or settings.
     #[error("{action} {key} is refused: {reason}")]

@@ -182,6 +182,3 @@ fn of_socket(error: &(dyn Error + 'static)) -> Option<Cause> {
 pub(crate) fn shortened(text: &str) -> String {
     text.chars().map(|one| if one.is_control() { ' ' } else { one }).take(TEXT_LEN_MAX).collect()
 }
-
-#[cfg(test)]
-mod tests;

@@ -75,6 +75,15 @@ pub(crate) fn client_config(pem: Option<&[u8]>) -> Result<ClientConfig, TrustErr
     Ok(builder.with_no_client_auth())
 }
 
+/// A client that believes nobody.
+pub(crate) fn trusting_nobody() -> ClientConfig {
+    ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("ring has cipher suites for the default versions of TLS")
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth()
+}
+
 /// Handed in everywhere, so that nothing depends on a default that some program has set.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())

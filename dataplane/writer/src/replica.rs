@@ -194,15 +194,15 @@ async fn bind(
     address: SocketAddr,
     tls: Option<&Tls>,
 ) -> Result<(Box<dyn Accept>, SocketAddr), Error> {
-    let bound = || settings(format!("{flag} {address}"));
+    let what = format!("{flag} {address}");
     if tls.is_none() && !address.ip().is_loopback() {
-        return Err(bound()(
+        return Err(settings(what)(
             "without TLS only a loopback address is served; give --tls with the directory of key, \
              certificate and trust bundle",
         ));
     }
-    let accept = TcpAccept::bind(address).await.map_err(bound())?;
-    let address = accept.local_address().map_err(bound())?;
+    let accept = TcpAccept::bind(address).await.map_err(settings(what.clone()))?;
+    let address = accept.local_address().map_err(settings(what))?;
     let accept: Box<dyn Accept> = match tls {
         Some(tls) => Box::new(tls.accept(accept)),
         None => Box::new(accept),

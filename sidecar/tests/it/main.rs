@@ -52,6 +52,7 @@ fn config(writer: &FakeWriter, subscriptions: &[(&str, &FakeApplication)]) -> Co
         chunk_directory: None,
         tls: None,
         object_store_ca: None,
+        object_store_http: false,
         pushes_max: 16,
         timing: Timing {
             push_timeout: PUSH_TIMEOUT,

@@ -6,6 +6,8 @@ use futures::FutureExt;
 use pyramid_protocol::pb::v1::read_response::Item as PbItem;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{Batch, Offset};
+use pyramid_storage::chunk::ReadError;
+use pyramid_storage::object_store;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Streaming;
@@ -45,8 +47,9 @@ struct Ahead {
 enum End {
     /// The whole read has ended, or nobody wants it any more.
     Finished,
-    /// Ask again for what comes next.
-    Moved,
+    /// Ask again for what comes next: the offset is elsewhere now, or the place that was told is not
+    /// good any more.
+    Moved(&'static str),
     /// Ask again, after a wait.
     Lost(Refusal),
     /// Asking again would not help.
@@ -74,9 +77,9 @@ impl Session {
             let Err(end) = self.call(&writer).await;
             let refusal = match end {
                 End::Finished => return,
-                End::Moved if self.progress.reached() != before => continue,
+                End::Moved(_) if self.progress.reached() != before => continue,
                 // A Writer that sends a reader in a circle is asked slowly.
-                End::Moved => Refusal::unknown(Reason::Unavailable, "the offset has moved twice"),
+                End::Moved(how) => Refusal::unknown(Reason::Unavailable, how),
                 End::Lost(refusal) => refusal,
                 End::Refused(refusal) => {
                     // A reader that is gone does not want to know.
@@ -170,7 +173,7 @@ impl Session {
             }
             Some(PbItem::Moved(pb::Moved { offset })) => {
                 self.progress.expect(Offset::new(offset)).map_err(broken)?;
-                Err(End::Moved)
+                Err(End::Moved("the offset has moved twice"))
             }
             Some(PbItem::Refused(refusal)) => Err(of_refusal(refusal)),
             // A read with limits ends so when they are used up.
@@ -291,9 +294,22 @@ fn broken(error: Broken) -> End {
     End::Lost(Refusal::unknown(Reason::Unavailable, error.to_string()))
 }
 
-/// The location may be too old, or the bytes were damaged on their way: the Writer is asked for it
-/// again. What is damaged in the store stays damaged, and is told at each try.
+/// A location that is too old is asked for again, at once if the read has come on since it was told.
+/// So is one whose bytes were damaged on their way. What is damaged in the store stays damaged, and
+/// is told at each try.
 #[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
 fn of_chunk(error: chunk::Error) -> End {
-    End::Lost(Refusal::unknown(Reason::Damaged, error.to_string()))
+    let chunk::Error::Read(ReadError::Store(store)) = &error else {
+        return End::Lost(Refusal::unknown(Reason::Damaged, error.to_string()));
+    };
+    if let object_store::Error::Expired { .. } = store {
+        return End::Moved(
+            "a location was refused as soon as it was told; are the clocks of Writer and object store right?",
+        );
+    }
+    let wait = store.wait().unwrap_or_default().as_millis();
+    End::Lost(Refusal {
+        retry_after_ms: u32::try_from(wait).unwrap_or(u32::MAX),
+        ..Refusal::unknown(Reason::Damaged, store.to_string())
+    })
 }

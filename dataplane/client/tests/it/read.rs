@@ -5,6 +5,7 @@ use pyramid_client::read::{Error, Item, Options, Start};
 use pyramid_client::{ByteBudget, Reader};
 use pyramid_protocol::pb::v1::{Reason, Refusal};
 use pyramid_protocol::{Offset, Position, StreamId};
+use pyramid_storage::object_store::{Call, Fault};
 use tokio::time::timeout;
 
 use crate::fake_writer::network::DEADLINE;
@@ -254,6 +255,50 @@ async fn a_damaged_chunk_is_noticed_and_nothing_of_it_is_returned() {
     writer.store.tamper(&key, good);
     let all = numbered(&writer, 0);
     assert_eq!(take(&mut reader, all.len()).await, all);
+}
+
+#[tokio::test]
+async fn an_expired_location_is_asked_for_again() {
+    let writer = filled(3).await;
+    let all = numbered(&writer, 0);
+    // In front of the second chunk: what was told at the start of the read is too old by then.
+    let mut reader = reader(&writer, options(&writer));
+    let mut taken = take(&mut reader, 1).await;
+    writer.store.fail_next(Call::Get, Fault::Expire);
+    while taken.len() < all.len() {
+        match next(&mut reader).await.unwrap().unwrap() {
+            Item::Batches(batches) => {
+                for record in batches.batches.iter().flat_map(|batch| batch.iter()) {
+                    let (offset, record) = record.unwrap();
+                    taken.push((offset.get(), value(&record)));
+                }
+            }
+            Item::Started { .. } | Item::CaughtUp(_) => {}
+            Item::Interrupted(message) => panic!("a new location was not asked for: {message}"),
+        }
+    }
+    assert_eq!(taken, all);
+    assert_eq!(writer.look(|state| state.reads), 2, "asked again once, at once");
+}
+
+#[tokio::test]
+async fn a_location_that_is_refused_at_once_is_asked_for_slowly_and_the_read_goes_on() {
+    let writer = filled(1).await;
+    for _ in 0..2 {
+        writer.store.fail_next(Call::Get, Fault::Expire);
+    }
+    let mut reader = reader(&writer, options(&writer));
+    let mut told = Vec::new();
+    loop {
+        match next(&mut reader).await.unwrap().unwrap() {
+            Item::Batches(_) => break,
+            Item::Interrupted(message) => told.push(message),
+            Item::Started { .. } | Item::CaughtUp(_) => {}
+        }
+    }
+    let expected = "a location was refused as soon as it was told; are the clocks of Writer and \
+                    object store right?";
+    assert_eq!(told, [expected]);
 }
 
 #[tokio::test]

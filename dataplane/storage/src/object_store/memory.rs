@@ -85,6 +85,15 @@ impl MemoryStore {
                 key: key.to_owned(),
                 reason: "refused by a fault".to_owned(),
             }),
+            Some(Fault::Busy(wait)) => Err(Error::Unavailable {
+                action: call.action(),
+                key: key.to_owned(),
+                reason: "asked by a fault to wait".to_owned(),
+                wait: Some(wait),
+            }),
+            Some(Fault::Expire) => {
+                Err(Error::Expired { key: key.to_owned(), reason: "expired by a fault".to_owned() })
+            }
             Some(Fault::NotFound) => Err(Error::NotFound { key: key.to_owned() }),
             Some(Fault::Hang) => std::future::pending().await,
             Some(Fault::Delay(delay)) => {

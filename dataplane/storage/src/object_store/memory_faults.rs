@@ -44,8 +44,12 @@ pub enum Fault {
     FailBefore,
     /// `Unavailable`, but it was done: the answer was lost.
     TimeoutAfter,
+    /// `Unavailable` with the wish to be left alone for a time, and nothing was done.
+    Busy(Duration),
     /// `Refused`, and nothing was done.
     Refuse,
+    /// `Expired`, as the reader of a URL sees it. For `get`.
+    Expire,
     /// `NotFound`, whatever is there.
     NotFound,
     /// The object seems to end at this many bytes from its front. For `get`.
@@ -76,7 +80,9 @@ impl Fault {
             Self::WrongBit { bit } => object.bytes = flipped(&object.bytes, *bit),
             Self::FailBefore
             | Self::TimeoutAfter
+            | Self::Busy(_)
             | Self::Refuse
+            | Self::Expire
             | Self::NotFound
             | Self::Delay(_)
             | Self::Hang => {}

@@ -39,6 +39,10 @@ use super::{
     Condition, Error, LISTING_LEN_MAX, Listed, Listing, Object, ObjectKey, ObjectStore, OpenError,
     S3Settings, Version, range_fragment,
 };
+use crate::{
+    range::ContentRange,
+    transport::{Cause, cause},
+};
 
 /// No call of the store lasts longer: after this time, what was begun is done or will never be.
 pub const CALL_TIMEOUT_MAX: Duration = Duration::from_secs(240);
@@ -109,7 +113,7 @@ impl S3Store {
         let failure = match timeout(call_timeout(len), Box::pin(call)).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => answer::failure(&error),
-            Err(_elapsed) => Failure::Transport(crate::transport::Cause::Timeout),
+            Err(_elapsed) => Failure::Transport(Cause::Timeout),
         };
         Err(self.error(action, key, &failure))
     }
@@ -144,7 +148,7 @@ impl S3Store {
                 return Err(self.error("get", key.as_str(), &answer::failure(&error)));
             }
             Err(_elapsed) => {
-                let failure = Failure::Transport(crate::transport::Cause::Timeout);
+                let failure = Failure::Transport(Cause::Timeout);
                 return Err(self.error("get", key.as_str(), &failure));
             }
         };
@@ -164,9 +168,11 @@ impl S3Store {
         let version = got.e_tag().map(Version::new);
         let body_len = got.content_length().and_then(|len| u64::try_from(len).ok());
         let total_len = match got.content_range() {
-            Some(text) => content_range(text)
-                .filter(|(range, _)| range.start == wanted.start && range.end <= wanted.end)
-                .map(|(_, total_len)| total_len),
+            Some(text) => text
+                .parse::<ContentRange>()
+                .ok()
+                .filter(|found| found.range == (wanted.start..wanted.end.min(found.total_len)))
+                .map(|found| found.total_len),
             // The whole object, because all of it was asked for, or because the server knows no
             // ranges.
             None => body_len.filter(|len| wanted.start == 0 && *len <= wanted.end),
@@ -184,10 +190,10 @@ impl S3Store {
                 if u64::try_from(bytes.len()).is_ok_and(|len| len == body_len) {
                     return Ok(Object { bytes, total_len, version });
                 }
-                crate::transport::Cause::Closed
+                Cause::Closed
             }
-            Ok(Err(error)) => crate::transport::cause(&error),
-            Err(_elapsed) => crate::transport::Cause::Timeout,
+            Ok(Err(error)) => cause(&error),
+            Err(_elapsed) => Cause::Timeout,
         };
         // A connection that worked so far: whatever broke it may pass.
         Err(Error::Unavailable {
@@ -206,15 +212,6 @@ impl S3Store {
 /// What a call that carries `len` bytes may take.
 fn call_timeout(len: u64) -> Duration {
     (CALL_TIMEOUT + Duration::from_secs(len / TRANSFER_RATE_MIN)).min(CALL_TIMEOUT_MAX)
-}
-
-/// Reads `bytes 3-9/10`: the range, and the length of the whole.
-fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
-    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (first, last) = range.split_once('-')?;
-    let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-    let (end, total) = (last.checked_add(1)?, total.parse().ok()?);
-    (first < end && end <= total).then_some((first..end, total))
 }
 
 #[async_trait]
@@ -272,7 +269,7 @@ impl ObjectStore for S3Store {
                 return Err(self.error("get", key.as_str(), &answer::failure(&error)));
             }
             Err(_elapsed) => {
-                let failure = Failure::Transport(crate::transport::Cause::Timeout);
+                let failure = Failure::Transport(Cause::Timeout);
                 return Err(self.error("get", key.as_str(), &failure));
             }
         };
