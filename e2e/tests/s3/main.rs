@@ -13,6 +13,7 @@
 mod bucket;
 mod contract;
 mod faults;
+mod fetch;
 mod kill;
 mod refused;
 mod replay;

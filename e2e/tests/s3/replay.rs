@@ -155,13 +155,11 @@ async fn a_pusher_replays_history_from_the_store_and_the_writer_sends_none_of_it
         ("--app-port", port.to_string()),
         ("--local", format!("127.0.0.1:{}", free_port().unwrap())),
     ];
+    let arguments = arguments.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]);
     let pusher = Recipe {
         name: "pusher".to_owned(),
         program: program("pyramid-pusher").unwrap(),
-        arguments: arguments
-            .iter()
-            .flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()])
-            .collect(),
+        arguments: arguments.chain(["--object-store-http".to_owned()]).collect(),
         ready: "ready ".to_owned(),
         log: world.folder.join("pusher.log"),
     };

@@ -1,5 +1,6 @@
 //! The real Writer with its chunks in a bucket, behind a proxy that can fail.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use pyramid_protocol::pb::v1::admin_client::AdminClient;
 use pyramid_protocol::pb::v1::writer_client::WriterClient;
 use pyramid_protocol::pb::v1::{self as pb, put_stream_result};
 use pyramid_protocol::{Offset, Records};
-use pyramid_storage::{Fetcher, Keks};
+use pyramid_storage::{Fetcher, HttpSettings, Keks};
 use tonic::transport::Channel;
 
 use crate::bucket::Bucket;
@@ -153,7 +154,7 @@ impl World {
     pub(crate) async fn read(&self, stream: &str, by_itself: bool) -> anyhow::Result<Vec<Row>> {
         let start = Start::Offset(Offset::new(0));
         let mut options = Options::new(stream.parse()?, start);
-        options.fetcher = by_itself.then(Fetcher::new);
+        options.fetcher = if by_itself { Some(fetcher(None)) } else { None };
         options.give_up_after = Some(DEADLINE);
         let mut reader = Reader::new(self.client()?, options);
         let mut rows = Vec::new();
@@ -183,6 +184,12 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Opens URLs of HTTP, and those of HTTPS whose certificate comes from this authority.
+pub(crate) fn fetcher(ca_file: Option<PathBuf>) -> Fetcher {
+    let settings = HttpSettings { ca_file, allows_plain_http: true };
+    Fetcher::new().with_http(settings).unwrap()
 }
 
 /// An append of these values.
