@@ -35,7 +35,7 @@ impl SpiffeId {
     ///
     /// It is no trust domain.
     pub fn operator(trust_domain: &str) -> Result<Self, ParseSpiffeIdError> {
-        format!("{SCHEME}{trust_domain}{OPERATOR}").parse()
+        Self::of([trust_domain], &format!("{SCHEME}{trust_domain}{OPERATOR}"))
     }
 
     /// All replicas of one Writer.
@@ -48,7 +48,8 @@ impl SpiffeId {
         namespace: &str,
         name: &str,
     ) -> Result<Self, ParseSpiffeIdError> {
-        format!("{SCHEME}{trust_domain}/ns/{namespace}/writer/{name}").parse()
+        let parts = [trust_domain, namespace, name];
+        Self::of(parts, &format!("{SCHEME}{trust_domain}/ns/{namespace}/writer/{name}"))
     }
 
     /// Whatever runs under a service account.
@@ -61,7 +62,14 @@ impl SpiffeId {
         namespace: &str,
         name: &str,
     ) -> Result<Self, ParseSpiffeIdError> {
-        format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{name}").parse()
+        let parts = [trust_domain, namespace, name];
+        Self::of(parts, &format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{name}"))
+    }
+
+    /// The identity with this text, if no part of it brings a slash along.
+    fn of<const N: usize>(parts: [&str; N], text: &str) -> Result<Self, ParseSpiffeIdError> {
+        let is_one_each = parts.iter().all(|part| !part.contains('/'));
+        if is_one_each { text.parse() } else { Err(ParseSpiffeIdError) }
     }
 
     /// The whole text.
@@ -82,6 +90,13 @@ impl SpiffeId {
         self.parts().1 == OPERATOR
     }
 
+    /// Whether it is a Writer: `/ns/<namespace>/writer/<name>`.
+    #[must_use]
+    pub fn is_writer(&self) -> bool {
+        let path: Vec<&str> = self.parts().1.split('/').collect();
+        matches!(*path, ["", "ns", _, "writer", _])
+    }
+
     /// Trust domain, and path with its slash.
     fn parts(&self) -> (&str, &str) {
         split(&self.0).unwrap_or_default()
@@ -100,9 +115,8 @@ impl FromStr for SpiffeId {
         let (domain, path) = split(text).ok_or(ParseSpiffeIdError)?;
         let in_domain = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_');
         let in_path = |b: u8| in_domain(b) || b.is_ascii_uppercase();
-        let is_segment = |segment: &str| {
-            !matches!(segment, "" | "." | "..") && segment.bytes().all(in_path)
-        };
+        let is_segment =
+            |segment: &str| !matches!(segment, "" | "." | "..") && segment.bytes().all(in_path);
         let is_valid = text.len() <= IDENTITY_BYTES_MAX
             && (1..=TRUST_DOMAIN_BYTES_MAX).contains(&domain.len())
             && domain.bytes().all(in_domain)
@@ -139,6 +153,23 @@ mod tests {
     }
 
     #[test]
+    fn a_writer_is_known_by_its_whole_path() {
+        let is_writer = |text: &str| text.parse::<SpiffeId>().unwrap().is_writer();
+        assert!(is_writer("spiffe://td/ns/a/writer/b"));
+        for other in [
+            "spiffe://td/ns/a/writer",
+            "spiffe://td/ns/a/writer/b/c",
+            "spiffe://td/ns/writer/b",
+            "spiffe://td/x/ns/a/writer/b",
+            "spiffe://td/ns/a/Writer/b",
+            "spiffe://td/ns/a/sa/writer",
+            "spiffe://td/operator",
+        ] {
+            assert!(!is_writer(other), "{other}");
+        }
+    }
+
+    #[test]
     fn what_could_be_read_in_two_ways_is_no_identity() {
         for text in [
             "",
@@ -165,6 +196,20 @@ mod tests {
             assert_eq!(text.parse::<SpiffeId>(), Err(ParseSpiffeIdError), "{text:?}");
         }
         assert!(SpiffeId::service_account("td", "a/../b", "c").is_err());
+    }
+
+    #[test]
+    fn a_part_of_an_identity_has_no_slash() {
+        assert!(SpiffeId::operator("td").is_ok());
+        assert!(SpiffeId::operator("td/a").is_err());
+        for [domain, namespace, name] in
+            [["td/a", "b", "c"], ["td", "a/b", "c"], ["td", "a", "b/c"]]
+        {
+            assert!(SpiffeId::writer(domain, namespace, name).is_err());
+            assert!(SpiffeId::service_account(domain, namespace, name).is_err());
+        }
+        assert!(SpiffeId::writer("td", "a", "b").is_ok());
+        assert!(SpiffeId::service_account("td", "a", "b").is_ok());
     }
 
     #[test]
