@@ -116,7 +116,8 @@ impl ObservedStore {
             Ok(_) => StoreResult::Ok,
             Err(Error::NotFound { .. }) => StoreResult::NotFound,
             Err(Error::ConditionFailed { .. }) => StoreResult::ConditionFailed,
-            Err(Error::Unavailable { .. }) => StoreResult::Unavailable,
+            // A URL that has expired is asked for again, like any that cannot be read now.
+            Err(Error::Unavailable { .. } | Error::Expired { .. }) => StoreResult::Unavailable,
             Err(Error::Refused { .. }) => StoreResult::Refused,
         };
         self.metrics.store_called(call, result, took);
