@@ -13,7 +13,7 @@ use pyramid_protocol::net::{self, Accept, Connect, TcpAccept, TcpConnect};
 use pyramid_protocol::pb::v1::{self as pb, PushState, StartFrom};
 use pyramid_protocol::{Entropy, StreamName, SystemClock, SystemEntropy};
 use pyramid_storage::{Fetcher, HttpSettings, TrustError};
-use pyramid_telemetry::metrics::Certificate;
+use pyramid_telemetry::metrics::{Certificate, Registry};
 use pyramid_telemetry::ops;
 use pyramid_tls::{Status, Tls};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -243,18 +243,12 @@ pub async fn run_with(
     // Ends everything when one task ends, so that none is left half running.
     let stop = shutdown.child_token();
     let vitals = Arc::new(Vitals::new(readiness, board.clone(), stop.clone()));
-    let mut watching = JoinSet::new();
     let Ports { local, ops } = ports;
-    let ops = ops.map(|(address, accept)| {
+    let registry = {
         let tls = environment.tls.clone();
-        let certificate = Arc::new(move || tls.as_ref().map(certificate));
-        let registry = metrics.registry(board.clone(), certificate);
-        watching.spawn(Arc::clone(&vitals).keep_looking());
-        // Until everything else has ended.
-        let never = CancellationToken::new();
-        watching.spawn(ops::serve(accept, vitals.clone(), registry, never));
-        address
-    });
+        metrics.registry(board.clone(), Arc::new(move || tls.as_ref().map(certificate)))
+    };
+    let (mut watching, ops) = watch_all(ops, &vitals, registry);
     if let Some(tls) = environment.tls {
         let stop = stop.clone();
         tasks.spawn(async move {
@@ -264,31 +258,13 @@ pub async fn run_with(
     }
     // One more for the readers of the local service.
     let parts = subscriptions.len() + 1;
-    for Subscription { name, application } in subscriptions {
-        let application =
-            Application::new(Arc::clone(&environment.connect_application), &application)
-                .map_err(|_invalid| Error::Application { address: application.clone() })?;
-        let (assignment, assigned) = watch::channel(None);
-        let subscription: Arc<str> = name.into();
-        let attachment = Attachment {
-            client: client.clone(),
-            board: board.clone(),
-            subscription: Arc::clone(&subscription),
-            pod: pod.clone(),
-            assignment,
-            metrics: metrics.clone(),
-        };
+    for subscription in subscriptions {
         // Turns and memory of its own: an application that hangs takes none from another one.
         let turns = Arc::new(Semaphore::new(pushes_max));
         let reading = part_of(&shared.reading, parts);
         let shared = Shared { turns, reading, ..shared.clone() };
-        let workers = Workers::new(shared, subscription, application);
-        let stop = stop.clone();
-        tasks.spawn(async move {
-            let ((), worked) =
-                tokio::join!(attachment.run(stop.clone()), workers.run(assigned, stop.clone()));
-            worked
-        });
+        let connect = Arc::clone(&environment.connect_application);
+        tasks.spawn(serve_subscription(shared, subscription, connect, pod.clone(), stop.clone())?);
     }
     let local = local.map(|(address, accept)| {
         let service = local::Service::new(client, part_of(&shared.reading, parts), board);
@@ -309,6 +285,56 @@ pub async fn run_with(
     }
     watching.shutdown().await;
     outcome
+}
+
+/// Serves health and metrics as long as the returned tasks are there: until everything else has
+/// ended.
+fn watch_all(
+    ops: Option<Port>,
+    vitals: &Arc<Vitals>,
+    registry: Registry,
+) -> (JoinSet<()>, Option<SocketAddr>) {
+    let mut watching = JoinSet::new();
+    let address = ops.map(|(address, accept)| {
+        watching.spawn(Arc::clone(vitals).keep_looking());
+        let (health, never) = (Arc::clone(vitals), CancellationToken::new());
+        watching.spawn(ops::serve(accept, health, registry, never));
+        address
+    });
+    (watching, address)
+}
+
+/// Keeps one subscription attached and pushes its streams, until it is stopped.
+///
+/// # Errors
+///
+/// [`Error::Application`].
+fn serve_subscription(
+    shared: Shared,
+    subscription: Subscription,
+    connect: Arc<dyn Connect>,
+    pod: String,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = Result<(), Error>> + Send + 'static, Error> {
+    let Subscription { name, application } = subscription;
+    let application = Application::new(connect, &application)
+        .map_err(|_invalid| Error::Application { address: application.clone() })?;
+    let (assignment, assigned) = watch::channel(None);
+    let subscription: Arc<str> = name.into();
+    let attachment = Attachment {
+        client: shared.reading.client.clone(),
+        board: shared.board.clone(),
+        subscription: Arc::clone(&subscription),
+        pod,
+        assignment,
+        metrics: shared.reading.metrics.clone(),
+    };
+    let workers = Workers::new(shared, subscription, application);
+    Ok(async move {
+        let ((), worked) =
+            tokio::join!(attachment.run(stop.clone()), workers.run(assigned, stop.clone()));
+        worked
+    })
 }
 
 fn certificate(tls: &Tls) -> Certificate {

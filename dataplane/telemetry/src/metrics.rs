@@ -4,7 +4,7 @@
 //! keeps the cheap clones. What is only known by looking is looked at when somebody asks: a
 //! [`Collector`] writes it through a [`Scrape`].
 //!
-//! The format of `/metrics` is OpenMetrics text: the unit is put behind a name, and `_total` behind
+//! The format of `/metrics` is `OpenMetrics` text: the unit is put behind a name, and `_total` behind
 //! that of a counter.
 
 mod certificate;

@@ -26,6 +26,7 @@ pub struct Scrape<'a>(DescriptorEncoder<'a>);
 /// Labels of one series.
 type Labels<'a> = [(&'static str, &'a str)];
 
+#[expect(clippy::needless_pass_by_value, reason = "a line for each metric is easier to read")]
 impl Scrape<'_> {
     /// A gauge with one series.
     ///
