@@ -112,7 +112,7 @@ impl World {
             name: name.to_owned(),
             settings: Some(pb::StreamSettings { chunk_bytes, chunk_age_ms: 0 }),
             rights: None,
-        expected: None,
+            expected: None,
         };
         let request =
             pb::PutStreamsRequest { cluster_id: CLUSTER.to_vec().into(), streams: vec![put] };

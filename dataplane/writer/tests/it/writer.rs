@@ -305,6 +305,7 @@ impl Writer {
             name: name.clone(),
             settings: Some(pb::StreamSettings::default()),
             rights: None,
+            expected: None,
         });
         let streams = streams.collect();
         let request = pb::PutStreamsRequest { cluster_id: CLUSTER.to_vec().into(), streams };
