@@ -11,6 +11,7 @@ use std::collections::hash_map::{Entry, HashMap};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::{Stream, stream};
 use pyramid_protocol::limits::{APPEND_BYTES_MAX, STREAM_NAME_BYTES_MAX};
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
@@ -259,13 +260,7 @@ impl Session {
         if stream_id.is_some_and(|id| id != state.stream_id.get()) {
             return Err(answer::recreated(&stream, state.stream_id.get()));
         }
-        let records =
-            Records::check(records).map_err(|error| answer::invalid(error.to_string()))?;
-        if records_crc32c.is_some_and(|crc32c| crc32c != records.crc32c()) {
-            return Err(answer::invalid(
-                "the records do not match records_crc32c; they were damaged on their way, send them again",
-            ));
-        }
+        let records = checked(records, records_crc32c)?;
         let expectation =
             expected_next_offset.map(|offset| expectation(epoch, offset)).transpose()?;
         let stamped = producer.map(stamped).transpose()?;
@@ -329,6 +324,17 @@ impl StreamState {
             producer: None,
         })
     }
+}
+
+/// The records, walked once. Behind this nothing is checked again.
+fn checked(records: Bytes, records_crc32c: Option<u32>) -> Result<Records, Refusal> {
+    let records = Records::check(records).map_err(|error| answer::invalid(error.to_string()))?;
+    if records_crc32c.is_some_and(|crc32c| crc32c != records.crc32c()) {
+        return Err(answer::invalid(
+            "the records do not match records_crc32c; they were damaged on their way, send them again",
+        ));
+    }
+    Ok(records)
 }
 
 fn expectation(epoch: u32, offset: u64) -> Result<Expectation, Refusal> {
