@@ -158,6 +158,7 @@ async fn appends(
         name: name.clone(),
         settings: None,
         rights: None,
+        expected: None,
     });
     let request =
         pb::PutStreamsRequest { cluster_id: CLUSTER.to_vec().into(), streams: streams.collect() };

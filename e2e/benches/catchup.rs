@@ -149,6 +149,7 @@ async fn found() -> anyhow::Result<World> {
         name: "history".to_owned(),
         settings: None,
         rights: None,
+        expected: None,
     };
     let request = pb::PutStreamsRequest { cluster_id: CLUSTER.to_vec().into(), streams: vec![put] };
     wait_until("the stream is put", Duration::from_secs(30), async || {

@@ -1,24 +1,27 @@
-//! Which Writer a command means, and how to reach it.
+//! Which Writer a command means, how to reach it, and as whom.
 //!
 //! In this order: `--writer`; the `pyramid dev` that runs on the data directory; the default port of
 //! this machine, but only if nothing was named: a command never acts on another Writer than the one
-//! that is meant.
+//! that is meant. A `pyramid dev` says where its certificates are, another Writer needs `--tls`;
+//! without it only a Writer of this machine is spoken to, in clear.
+
+pub(crate) mod admin;
+mod failure;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use bytes::Bytes;
 use pyramid_client::{Client, connection};
-use pyramid_protocol::StreamName;
 use pyramid_protocol::net::{self, Connect, TcpConnect};
-use pyramid_protocol::pb::v1::admin_client::AdminClient;
-use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
-use tokio::time::timeout;
+use pyramid_protocol::pb::v1::{Reason, Refusal};
+use pyramid_protocol::{SpiffeId, StreamName, SystemClock};
+use pyramid_storage::{Fetcher, HttpSettings};
+use pyramid_tls::Tls;
 use tonic::Status;
-use tonic::transport::Channel;
 
+use self::admin::{Admin, Caller};
+use crate::dev::certificates::Directories;
 use crate::dev::folder;
 use crate::dev::running::Running;
 
@@ -26,9 +29,6 @@ use crate::dev::running::Running;
 pub(crate) const DATA_DIR: &str = ".pyramid";
 const WRITER: &str = "127.0.0.1:7400";
 const ADMIN: &str = "127.0.0.1:7402";
-
-/// How long a program may take to answer a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Which Writer is meant.
 #[derive(Clone, Debug, clap::Args)]
@@ -47,9 +47,15 @@ pub(crate) struct Args {
     writer: Vec<String>,
 
     /// The Admin service of the Writer as host:port; with --writer needed to create and remove
-    /// streams.
+    /// streams and to change rights.
     #[arg(long, global = true, env = "PYRAMID_ADMIN", value_name = "ADDRESS")]
     admin: Option<String>,
+
+    /// Who the command is towards the Writer of --writer: a directory with tls.key, tls.crt and
+    /// ca.crt, or the directory tls of a `pyramid dev`. Without it only a Writer of this machine that
+    /// serves without TLS is reached.
+    #[arg(long, global = true, env = "PYRAMID_TLS", value_name = "DIR")]
+    tls: Option<PathBuf>,
 
     /// Data directory of the `pyramid dev` that is meant, which must run. Default: .pyramid in the
     /// current directory.
@@ -57,72 +63,185 @@ pub(crate) struct Args {
     data_dir: Option<PathBuf>,
 }
 
-/// Addresses, and what named them.
-struct Addresses {
+/// A Writer, and what named it.
+pub(crate) struct Target {
     writers: Vec<String>,
     /// `None`: nobody has named it, and a guess could be another Writer's.
     admin: Option<String>,
+    tls: Option<Credentials>,
+    dev: Option<Running>,
+}
+
+/// The directories of certificates that a command uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Credentials {
+    /// For records.
+    user: PathBuf,
+    /// For the Admin service.
+    operator: PathBuf,
+}
+
+impl Credentials {
+    /// One directory for both, or those that a `pyramid dev` has made.
+    fn find(directory: &Path) -> Self {
+        let Directories { user, operator, .. } = Directories::below(directory);
+        if !directory.join("tls.crt").exists() && user.is_dir() {
+            return Self { user, operator };
+        }
+        Self { user: directory.to_owned(), operator: directory.to_owned() }
+    }
 }
 
 impl Args {
-    fn addresses(self) -> anyhow::Result<Addresses> {
-        let Self { writer, admin, data_dir } = self;
+    /// Whether --writer says which Writer is meant.
+    pub(crate) fn names_a_writer(&self) -> bool {
+        !self.writer.is_empty()
+    }
+
+    /// The data directory that is meant.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR))
+    }
+
+    /// Decides which Writer is meant.
+    pub(crate) fn target(self) -> anyhow::Result<Target> {
+        let Self { writer, admin, tls, data_dir } = self;
+        let tls = tls.as_deref().map(Credentials::find);
         if !writer.is_empty() {
             let is_default = writer.iter().all(|address| address == WRITER);
             let admin = admin.or_else(|| is_default.then(|| ADMIN.to_owned()));
-            return Ok(Addresses { writers: writer, admin });
+            return Ok(Target { writers: writer, admin, tls, dev: None });
         }
         let is_named = data_dir.is_some();
         let data_dir = data_dir.unwrap_or_else(|| DATA_DIR.into());
         Ok(match running(&data_dir, is_named)? {
-            Some(running) => Addresses {
-                writers: vec![running.writer.to_string()],
-                admin: admin.or_else(|| Some(running.admin.to_string())),
+            Some(dev) => Target {
+                writers: vec![dev.writer.to_string()],
+                admin: admin.or_else(|| Some(dev.admin.to_string())),
+                tls: tls.or_else(|| Some(Credentials::find(&dev.tls))),
+                dev: Some(dev),
             },
-            None => Addresses {
+            None => Target {
                 writers: vec![WRITER.to_owned()],
                 admin: admin.or_else(|| Some(ADMIN.to_owned())),
+                tls,
+                dev: None,
             },
         })
     }
 
+    /// As [`Target::client`].
+    pub(crate) async fn client(self) -> anyhow::Result<Client> {
+        self.target()?.client().await
+    }
+
+    /// As [`Target::admin`].
+    pub(crate) async fn admin(self) -> anyhow::Result<Admin> {
+        self.target()?.admin().await
+    }
+}
+
+impl Target {
     /// A client of a Writer that answers.
     ///
     /// # Errors
     ///
-    /// Nothing answers there.
-    pub(crate) async fn client(self) -> anyhow::Result<Client> {
-        let Addresses { writers, admin: _ } = self.addresses()?;
-        let mut answers = false;
-        for address in &writers {
-            answers = answers || is_served(address).await;
+    /// Nothing answers there, or not to this caller.
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        let connect = match &self.tls {
+            Some(credentials) => secure(&credentials.user)?.0,
+            None => plain(&self.writers)?,
+        };
+        let mut answers = Err(anyhow!("--writer names no address"));
+        for address in &self.writers {
+            answers = failure::probe(&*connect, address, self.tls.is_some()).await;
+            if answers.is_ok() {
+                break;
+            }
         }
-        if !answers {
-            let addresses = writers.join(" or ");
-            bail!("nothing answers at {addresses}; start it with `pyramid dev`");
-        }
-        Ok(Client::new(connection::Options::tcp(writers))?)
+        answers.map_err(|error| explain_absent(error, ""))?;
+        let options =
+            connection::Options { connect, ..connection::Options::tcp(self.writers.clone()) };
+        Ok(Client::new(options)?)
     }
 
     /// The Admin service of a Writer that answers.
     ///
     /// # Errors
     ///
-    /// Nothing answers there.
-    pub(crate) async fn admin(self) -> anyhow::Result<Admin> {
-        let Addresses { writers: _, admin } = self.addresses()?;
-        let admin = admin.context(
+    /// Nothing answers there, or not to this caller.
+    pub(crate) async fn admin(&self) -> anyhow::Result<Admin> {
+        let admin = self.admin.as_ref().context(
             "--writer does not say where the Writer's Admin service is; give --admin with its \
              address",
         )?;
-        if !is_served(&admin).await {
-            bail!(
-                "nothing answers at {admin}; start it with `pyramid dev`, or give --admin with the \
-                 address of the Writer's Admin service"
-            );
-        }
-        Admin::open(&admin).await
+        let (connect, caller) = match &self.tls {
+            Some(Credentials { user, operator }) => {
+                let (connect, operator_identity) = secure(operator)?;
+                let user = if user == operator { operator_identity } else { secure(user)?.1 };
+                (connect, Some(user))
+            }
+            None => (plain(std::slice::from_ref(admin))?, None),
+        };
+        let answers = failure::probe(&*connect, admin, self.tls.is_some()).await;
+        answers.map_err(|error| {
+            let more = ", or give --admin with the address of the Writer's Admin service";
+            explain_absent(error, more)
+        })?;
+        let caller = match (caller, &self.dev) {
+            (Some(user), Some(_)) => Caller::Dev { user },
+            (Some(user), None) => Caller::Named { user },
+            (None, _) => Caller::Plain,
+        };
+        Admin::open(connect, admin, caller).await
     }
+
+    /// Opens the places of chunks that the Writer tells.
+    ///
+    /// # Errors
+    ///
+    /// The authorities of the object store cannot be used.
+    pub(crate) fn fetcher(&self) -> anyhow::Result<Fetcher> {
+        let Some(dev) = &self.dev else {
+            // A machine without authorities leaves the chunks to the Writer.
+            let http = Fetcher::new().with_http(HttpSettings::default());
+            return Ok(http.unwrap_or_default());
+        };
+        if let Some(directory) = &dev.objects {
+            return Ok(Fetcher::new().with_directory(directory));
+        }
+        let http = HttpSettings {
+            ca_file: dev.object_store_ca.clone(),
+            allows_plain_http: dev.object_store_http,
+        };
+        Ok(Fetcher::new().with_http(http)?)
+    }
+}
+
+/// Nobody is there: says how to change that.
+fn explain_absent(error: anyhow::Error, more: &str) -> anyhow::Error {
+    if error.is::<failure::Absent>() {
+        return anyhow!("{error}; start it with `pyramid dev`{more}");
+    }
+    error
+}
+
+/// Connections as whoever the directory says.
+fn secure(directory: &Path) -> anyhow::Result<(Arc<dyn Connect>, SpiffeId)> {
+    let tls = Tls::open(directory, Arc::new(SystemClock))?;
+    let identity = tls.identity().clone();
+    Ok((Arc::new(tls.connect(Arc::new(TcpConnect))), identity))
+}
+
+/// Connections in clear, which do not leave this machine.
+fn plain(addresses: &[String]) -> anyhow::Result<Arc<dyn Connect>> {
+    if let Some(address) = addresses.iter().find(|address| !net::is_loopback(address)) {
+        bail!(
+            "{address} is not on this machine, and is reached with TLS only; give --tls with a \
+             directory that has tls.key, tls.crt and ca.crt"
+        );
+    }
+    Ok(Arc::new(TcpConnect))
 }
 
 /// The `pyramid dev` that runs on the directory. `None` if nobody has named the directory, and there
@@ -147,56 +266,22 @@ fn running(data_dir: &Path, is_named: bool) -> anyhow::Result<Option<Running>> {
     // It starts just now, or its disk was full.
     let running = running.with_context(|| {
         format!(
-            "{} does not say yet where its `pyramid dev` listens; try again, or give --writer \
-                 and --admin with what that one printed",
+            "{} does not say yet where its `pyramid dev` listens; try again, or give --writer, \
+             --admin and --tls as that one printed them",
             Running::path(data_dir).display()
         )
     })?;
     Ok(Some(running))
 }
 
-async fn is_served(address: &str) -> bool {
-    matches!(timeout(CONNECT_TIMEOUT, TcpConnect.connect(address)).await, Ok(Ok(_)))
-}
-
-/// The Admin service of one cluster.
-pub(crate) struct Admin {
-    pub(crate) calls: AdminClient<Channel>,
-    /// 16 bytes; empty as long as the replica is not founded.
-    pub(crate) cluster_id: Bytes,
-}
-
-impl Admin {
-    /// Asks whose it is.
-    pub(crate) async fn open(address: &str) -> anyhow::Result<Self> {
-        let channel = net::channel(Arc::new(TcpConnect), address)
-            .with_context(|| format!("{address:?} is not host:port"))?;
-        let mut calls = AdminClient::new(channel);
-        let info = calls.get_info(pb::GetInfoRequest {}).await.map_err(refused)?.into_inner();
-        Ok(Self { calls, cluster_id: info.cluster_id })
-    }
-
-    /// Declares a stream that nobody else has declared. Returns what it is, and whether it is new.
-    pub(crate) async fn put_stream(
-        &mut self,
-        put: pb::PutStream,
-    ) -> anyhow::Result<(pb::StreamInfo, bool)> {
-        let request =
-            pb::PutStreamsRequest { cluster_id: self.cluster_id.clone(), streams: vec![put] };
-        let response = self.calls.put_streams(request).await.map_err(refused)?.into_inner();
-        let put = response.results.into_iter().next().context("the Writer gave no answer")?;
-        match put.result {
-            Some(pb::put_stream_result::Result::Stream(info)) => Ok((info, put.created)),
-            Some(pb::put_stream_result::Result::Refused(refusal)) => bail!(refusal.message),
-            None => bail!("the Writer gave an empty answer"),
-        }
-    }
-}
-
 /// A status as what the Writer says in it.
 #[expect(clippy::needless_pass_by_value, reason = "the form that `map_err` takes")]
 pub(crate) fn refused(status: Status) -> anyhow::Error {
-    anyhow!(Refusal::from_status(&status).message)
+    let refusal = Refusal::from_status(&status);
+    if refusal.reason() == Reason::Denied {
+        return anyhow!("{}; give --tls with the directory of an operator", refusal.message);
+    }
+    anyhow!(refusal.message)
 }
 
 /// A refused call about a stream, with what to do.
@@ -209,11 +294,56 @@ pub(crate) fn explain(stream: &StreamName, error: connection::Error) -> anyhow::
 
 /// A refusal about a stream, with what to do.
 pub(crate) fn explain_refusal(stream: &StreamName, refusal: &Refusal) -> anyhow::Error {
+    // Nothing tells a stream that is not there from one on which the caller has no right.
     if refusal.reason() == Reason::NotFound {
         return anyhow!(
-            "there is no stream {stream}; create it with `pyramid stream create {stream}`, or see \
-             `pyramid stream ls`"
+            "{}; create it with `pyramid stream create {stream}`, or have the right given with \
+             `pyramid stream grant {stream}`",
+            refusal.message
+        );
+    }
+    if refusal.reason() == Reason::Denied {
+        return anyhow!(
+            "{}; an operator gives it with `pyramid stream grant {stream}`",
+            refusal.message
         );
     }
     anyhow!(refusal.message.clone())
+}
+
+/// The Admin service, which knows all streams, does not know this one.
+pub(crate) fn explain_missing(stream: &StreamName) -> anyhow::Error {
+    anyhow!(
+        "there is no stream {stream}; create it with `pyramid stream create {stream}`, or see \
+         `pyramid stream ls`"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_spoken_to_in_clear() {
+        for address in ["127.0.0.1:7400", "127.9.9.9:1", "[::1]:7400", "localhost:7400"] {
+            assert!(plain(&[address.to_owned()]).is_ok(), "{address}");
+        }
+        for address in ["10.0.0.1:7400", "[::]:7400", "0.0.0.0:1", "writer:7400", "localhost.a:1"] {
+            let here = "127.0.0.1:7400".to_owned();
+            let error = plain(&[here, address.to_owned()]).err().unwrap().to_string();
+            assert!(error.starts_with(address) && error.contains("give --tls"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_a_dev_has_one_identity_for_records_and_one_for_admin() {
+        let dev = tempfile::tempdir().unwrap();
+        let one = Credentials { user: dev.path().to_owned(), operator: dev.path().to_owned() };
+        assert_eq!(Credentials::find(dev.path()), one);
+        let (user, operator) = (dev.path().join("user"), dev.path().join("operator"));
+        std::fs::create_dir(&user).unwrap();
+        assert_eq!(Credentials::find(dev.path()), Credentials { user, operator });
+        std::fs::write(dev.path().join("tls.crt"), "").unwrap();
+        assert_eq!(Credentials::find(dev.path()), one);
+    }
 }

@@ -1,25 +1,31 @@
 //! `pyramid dev`: a Writer of one replica and a pusher in one process, on one directory.
 //!
-//! Start: lock the directory, make its key, start the Writer, found its cluster if it is new,
-//! declare what is subscribed, start the pusher, say where everything is. Each step may be the last
-//! one before a crash: the next start finds it done or does it again.
+//! Start: lock the directory, make its key and certificates, start the Writer, found its cluster if
+//! it is new, declare what is subscribed, start the pusher, say where everything is. Each step may be
+//! the last one before a crash: the next start finds it done or does it again.
 //!
 //! Stop: the pusher, then the Writer. A second signal ends the process at once, which loses nothing
 //! that was acknowledged.
 
 mod banner;
+pub(crate) mod certificates;
 mod declare;
 pub(crate) mod folder;
 pub(crate) mod running;
+pub(crate) mod store;
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
-use pyramid_protocol::StreamName;
+use pyramid_protocol::net::TcpConnect;
+use pyramid_protocol::{StreamName, SystemClock};
 use pyramid_sidecar::config::Timing;
-use pyramid_writer::config::{LimitArgs, ObjectArgs, ReplicaArgs};
+use pyramid_sidecar::health::Readiness;
+use pyramid_tls::Tls;
+use pyramid_writer::config::{LimitArgs, ReplicaArgs};
 use pyramid_writer::replica::{self, Addresses, Environment};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -27,9 +33,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use self::certificates::Certificates;
 use self::folder::Folder;
 use self::running::Running;
+use self::store::Store;
 use crate::connection::DATA_DIR;
+use crate::connection::admin::{Admin, Caller};
 use crate::output::{Closed, Output, remark};
 
 /// Pushes of different streams that may be on their way at once.
@@ -47,6 +56,9 @@ Examples:
   pyramid dev
   pyramid dev --subscribe orders=50051         push the stream `orders` to an application that
                                                serves pyramid.v1.Consumer on 127.0.0.1:50051
+  pyramid dev --object-store s3://orders --s3-endpoint https://s3.example.org --s3-credentials keys
+                                               chunks in a bucket; keys/accessKeyId and
+                                               keys/secretAccessKey open it
   pyramid dev --data-dir /tmp/a --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 \\
               --local-listen 127.0.0.1:0       a second one, on free ports")]
 pub(crate) struct Args {
@@ -80,6 +92,9 @@ pub(crate) struct Args {
         value_name = "ADDRESS"
     )]
     local_listen: SocketAddr,
+
+    #[command(flatten)]
+    store: store::Args,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -126,7 +141,7 @@ fn subscription(text: &str) -> Result<Subscribed, String> {
 ///
 /// Why it could not start, or had to stop.
 pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
-    let Args { data_dir, subscribe, listen, admin_listen, local_listen, limits, log } = args;
+    let Args { data_dir, subscribe, listen, admin_listen, local_listen, store, limits, log } = args;
     start_log(&log)?;
     for (place, one) in subscribe.iter().enumerate() {
         if subscribe.iter().skip(place + 1).any(|other| other.stream == one.stream) {
@@ -135,18 +150,30 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
     }
     let mut signals = Signals::listen()?;
     let folder = Folder::open(&data_dir).await?;
+    let clock = Arc::new(SystemClock);
+    let certificates = Certificates::open(&folder.path, &[listen, admin_listen], clock)?;
+    let store = Store::choose(store, &folder)?;
     let config = ReplicaArgs {
         data_dir: folder.path.clone(),
-        object_store: format!("file:{}", folder.objects.display()),
-        objects: ObjectArgs::default(),
+        object_store: store.url.clone(),
+        objects: store.objects.clone(),
         kek_file: folder.kek_file.clone(),
-        tls: None,
+        tls: Some(certificates.directories.writer.clone()),
         limits,
     };
     let config = config.into_config()?;
-    let opened = Environment::open(&config, listen, admin_listen).await;
+    let opened = Environment::open(&config, listen, admin_listen, None).await;
     let (environment, addresses) = opened.map_err(|error| explain_port(error.into()))?;
+    let shown = config.object_store.to_string();
+    tokio::select! {
+        biased;
+        () = signals.next() => return Ok(()),
+        asked = store.ask(&*environment.store, &shown) => asked?,
+    }
+    store.remember(&folder.path)?;
     let mut parts = Parts::default();
+    let identities = Identities::open(&certificates)?;
+    parts.certificates.spawn(certificates.keep(parts.stop_certificates.clone()));
     let (serving, served) = oneshot::channel();
     let stop = parts.stop_writer.clone();
     parts.writer.spawn(async move {
@@ -165,7 +192,9 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
                 // It has ended, and the branch above says why.
                 std::future::pending::<()>().await;
             }
-            let start = Start { folder: &folder, subscribe: &subscribe, addresses, local_listen };
+            let (folder, store, subscribe) = (&folder, &store, &subscribe);
+            let start =
+                Start { folder, store, shown, identities, subscribe, addresses, local_listen };
             start.go_on(&mut parts.pusher, &parts.stop_pusher, output).await
         } => outcome,
     };
@@ -197,6 +226,10 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
 /// What is needed once the Writer answers.
 struct Start<'a> {
     folder: &'a Folder,
+    store: &'a Store,
+    /// The store, for people.
+    shown: String,
+    identities: Identities,
     subscribe: &'a [Subscribed],
     addresses: Addresses,
     local_listen: SocketAddr,
@@ -209,10 +242,14 @@ impl Start<'_> {
         stop: &CancellationToken,
         output: &mut Output,
     ) -> anyhow::Result<()> {
-        let Self { folder, subscribe, addresses, local_listen } = self;
+        let Self { folder, store, shown, identities, subscribe, addresses, local_listen } = self;
+        let Identities { trust_domain, operator, pusher_directory } = identities;
         let writer = reachable(addresses.writer);
         let admin = reachable(addresses.admin);
-        let declared = declare::declare(admin, subscribe).await?;
+        let caller = Caller::Dev { user: certificates::user(&trust_domain)? };
+        let connect = Arc::new(operator.connect(Arc::new(TcpConnect)));
+        let calls = Admin::open(connect, &admin.to_string(), caller).await?;
+        let declared = declare::declare(calls, folder, &trust_domain, subscribe).await?;
         let config = pyramid_sidecar::Config {
             writers: vec![writer.to_string()],
             subscriptions: subscribe
@@ -224,10 +261,12 @@ impl Start<'_> {
                 .collect(),
             pod: "dev".to_owned(),
             local: Some(local_listen),
-            chunk_directory: Some(folder.objects.clone()),
-            tls: None,
-            object_store_ca: None,
-            object_store_http: false,
+            ops: None,
+            readiness: Readiness::Local,
+            chunk_directory: store.directory.clone(),
+            tls: Some(pusher_directory),
+            object_store_ca: store.objects.s3_ca.clone(),
+            object_store_http: store.is_plain_http,
             pushes_max: PUSHES_MAX,
             timing: Timing::DEFAULT,
         };
@@ -248,24 +287,44 @@ impl Start<'_> {
             writer,
             admin,
             local,
-            objects: folder.objects.clone(),
+            tls: certificates::tls(&folder.path),
+            object_store: shown,
+            objects: store.directory.clone(),
+            object_store_ca: store.objects.s3_ca.clone(),
+            object_store_http: store.is_plain_http,
             kek_file: folder.kek_file.clone(),
         };
         if let Err(error) = running.write(&folder.path) {
             // What is stored must be readable, also from a full disk.
             remark(&format!(
                 "{error:#}: other commands do not find this Writer; give them \
-                 --writer {writer} --admin {admin}"
+                 --writer {writer} --admin {admin} --tls {}",
+                running.tls.display()
             ));
-        }
-        if !addresses.writer.ip().is_loopback() || !addresses.admin.ip().is_loopback() {
-            remark("whoever reaches these ports may read, append and delete: there is no TLS here");
         }
         match output.say(&banner::text(&running, folder, subscribe, &declared), &running) {
             // Whoever started it may have closed its output; that is no reason to stop.
             Err(error) if error.is::<Closed>() => Ok(()),
             said => said,
         }
+    }
+}
+
+/// Who the parts of this process are.
+struct Identities {
+    trust_domain: String,
+    operator: Tls,
+    pusher_directory: PathBuf,
+}
+
+impl Identities {
+    fn open(certificates: &Certificates) -> anyhow::Result<Self> {
+        let directories = &certificates.directories;
+        Ok(Self {
+            trust_domain: certificates.trust_domain().to_owned(),
+            operator: Tls::open(&directories.operator, Arc::new(SystemClock))?,
+            pusher_directory: directories.pusher.clone(),
+        })
     }
 }
 
@@ -291,13 +350,15 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The two programs.
+/// The two programs, and what keeps their certificates fresh.
 #[derive(Default)]
 struct Parts {
     writer: JoinSet<anyhow::Result<()>>,
     pusher: JoinSet<anyhow::Result<()>>,
+    certificates: JoinSet<()>,
     stop_writer: CancellationToken,
     stop_pusher: CancellationToken,
+    stop_certificates: CancellationToken,
 }
 
 impl Parts {
@@ -323,6 +384,8 @@ impl Parts {
         while let Some(ended) = self.writer.join_next().await {
             outcome = outcome.and(ended.context("stop the Writer").flatten());
         }
+        self.stop_certificates.cancel();
+        while self.certificates.join_next().await.is_some() {}
         outcome
     }
 }

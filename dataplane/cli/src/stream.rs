@@ -2,11 +2,12 @@
 
 mod append;
 mod batches;
-mod control;
+pub(crate) mod control;
 mod headers;
 mod info;
 mod input;
 mod read;
+pub(crate) mod rights;
 
 use clap::Subcommand;
 
@@ -42,6 +43,12 @@ enum Command {
     Seal(control::SealArgs),
     /// Give up the records below an offset: they can no longer be read through the Writer.
     Trim(control::TrimArgs),
+    /// Show who may append to a stream, read and manage it.
+    Rights(rights::RightsArgs),
+    /// Give rights on a stream.
+    Grant(rights::GrantArgs),
+    /// Take rights on a stream away.
+    Revoke(rights::RevokeArgs),
     /// Remove a stream: its records can no longer be read through the Writer.
     Rm(control::RemoveArgs),
 }
@@ -62,6 +69,9 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
         Command::Tail(args) => read::tail(args, connection, output).await,
         Command::Seal(args) => control::seal(args, connection, output).await,
         Command::Trim(args) => control::trim(args, connection, output).await,
+        Command::Rights(args) => rights::rights(args, connection, output).await,
+        Command::Grant(args) => rights::grant(args, connection, output).await,
+        Command::Revoke(args) => rights::revoke(args, connection, output).await,
         Command::Rm(args) => control::remove(args, connection, output).await,
     }
 }

@@ -11,6 +11,8 @@
 //! - An append without a producer that lost its connection may have been written. It is answered
 //!   with effect `UNKNOWN` and never sent again.
 //!
+//! Connections of great age end as well; no append is interrupted by that ([`Options::call_age`]).
+//!
 //! An append that is not answered in time is answered with what is known then.
 
 mod driver;
@@ -22,6 +24,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use pyramid_protocol::limits::APPEND_BYTES_MAX;
+use pyramid_protocol::net::Age;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -43,11 +46,23 @@ pub struct Options {
     pub in_flight_bytes_max: u32,
     /// An append is answered after this time, whatever happens.
     pub timeout: Duration,
+    /// A call is replaced by a new one, with nothing on its way, after this time. A Writer cuts off
+    /// a connection some time ([`Age::grace`]) after it has told the client to open another; calls
+    /// that are younger than that are never cut off.
+    ///
+    /// [`Age::grace`]: pyramid_protocol::net::Age::grace
+    pub call_age: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { in_flight_max: 256, in_flight_bytes_max: 16 << 20, timeout: Duration::from_secs(30) }
+        Self {
+            in_flight_max: 256,
+            in_flight_bytes_max: 16 << 20,
+            timeout: Duration::from_secs(30),
+            // Leaves time for the answers to what is on its way.
+            call_age: Age::default().grace / 2,
+        }
     }
 }
 
@@ -72,7 +87,7 @@ impl AppendSession {
     pub fn new(client: Client, options: Options) -> Self {
         let (sender, incoming) = mpsc::channel(options.in_flight_max.max(1));
         let mut tasks = JoinSet::new();
-        tasks.spawn(Driver::new(client, incoming).run());
+        tasks.spawn(Driver::new(client, incoming, options.call_age).run());
         Self {
             queue: sender,
             places: Arc::new(Semaphore::new(options.in_flight_max.max(1))),

@@ -56,6 +56,8 @@ pub struct Options {
     pub min_next_offset: Option<Offset>,
     /// Opens chunk locations; without one the Writer reads chunks for this reader.
     pub fetcher: Option<Fetcher>,
+    /// Let the Writer read chunks after all, once they cannot be opened here.
+    pub falls_back: bool,
     /// Shared with other readers; each batch holds its bytes until it is dropped.
     pub budget: ByteBudget,
     /// End with [`Error::NoAnswer`] after this long without a connection. `None`: never.
@@ -79,6 +81,7 @@ impl Options {
             max_bytes: 0,
             min_next_offset: None,
             fetcher: None,
+            falls_back: false,
             budget: ByteBudget::new(OWN_BUDGET_BYTES),
             give_up_after: None,
         }
@@ -123,6 +126,17 @@ pub struct Batches {
     pub batches: Vec<Batch>,
     /// Their bytes; dropped with them.
     pub held: Held,
+    /// Who has sent them.
+    pub origin: Origin,
+}
+
+/// Where batches came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The Writer.
+    Writer,
+    /// A chunk in the object store.
+    Chunk,
 }
 
 /// Why a read has ended before its end.

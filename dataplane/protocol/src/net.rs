@@ -33,6 +33,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Calls that one connection may have at once.
 const CALLS_PER_CONNECTION_MAX: u32 = 1024;
+/// Names and values of one call's headers. Ours have some hundred bytes; a call with more is
+/// refused, and a connection that goes on and on with them is closed. Unit: bytes.
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+/// Calls of one connection that were taken back before they were begun. A connection that has more
+/// only makes work: it is closed.
+const RESETS_PENDING_MAX: usize = 32;
+/// Calls of one connection that break the rules. One more closes it.
+const BROKEN_CALLS_MAX: usize = 256;
 /// Connections that one port has at once; more wait until one ends.
 const CONNECTIONS_MAX: usize = 4096;
 /// A listener that cannot take a connection, because the process has no more files, is left alone
@@ -305,6 +313,9 @@ pub fn server_of_age(age: Age) -> Server {
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+        .http2_max_local_error_reset_streams(Some(BROKEN_CALLS_MAX))
 }
 
 /// The connections of `accept`, for `serve_with_incoming`. Ends never; errors are for one
@@ -354,6 +365,7 @@ impl<A: Accept> Stream for AcceptStream<A> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio_stream::StreamExt;
 
     use super::*;
@@ -391,5 +403,45 @@ mod tests {
         assert!(tokio::time::timeout(wait, incoming.next()).await.is_err(), "one too many");
         taken.pop();
         assert!(tokio::time::timeout(wait, incoming.next()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_reads_its_end_when_its_age_and_the_grace_are_over() {
+        let age = Age { max: Duration::from_secs(60), grace: Duration::from_secs(5) };
+        let (pipe, mut there) = tokio::io::duplex(64);
+        let pipes = Once(std::sync::Mutex::new(Some(pipe)));
+        let mut incoming = std::pin::pin!(incoming_of_age(pipes, age));
+        let mut here = incoming.next().await.unwrap().unwrap();
+        let start = tokio::time::Instant::now();
+        there.write_all(b"a").await.unwrap();
+        let mut bytes = [0; 2];
+        assert_eq!(here.read(&mut bytes).await.unwrap(), 1);
+        // Bytes that come later are not read any more.
+        let late = tokio::time::timeout(Duration::from_secs(64), here.read(&mut bytes)).await;
+        assert!(late.is_err(), "{late:?}");
+        assert_eq!(here.read(&mut bytes).await.unwrap(), 0);
+        assert_eq!(start.elapsed(), Duration::from_secs(65));
+        there.write_all(b"b").await.unwrap();
+        assert_eq!(here.read(&mut bytes).await.unwrap(), 0);
+        // What is left to say is said.
+        here.write_all(b"bye").await.unwrap();
+        drop(here);
+        let mut heard = Vec::new();
+        there.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"bye");
+    }
+
+    /// Has one connection, and then waits.
+    struct Once(std::sync::Mutex<Option<tokio::io::DuplexStream>>);
+
+    #[tonic::async_trait]
+    impl Accept for Once {
+        async fn accept(&self) -> io::Result<Accepted> {
+            let pipe = self.0.lock().expect("no test panics with it").take();
+            match pipe {
+                Some(pipe) => Ok(Accepted::new(Box::new(pipe), Peer::default().into())),
+                None => std::future::pending().await,
+            }
+        }
     }
 }

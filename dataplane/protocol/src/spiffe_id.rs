@@ -35,7 +35,7 @@ impl SpiffeId {
     ///
     /// It is no trust domain.
     pub fn operator(trust_domain: &str) -> Result<Self, ParseSpiffeIdError> {
-        format!("{SCHEME}{trust_domain}{OPERATOR}").parse()
+        Self::of([trust_domain], &format!("{SCHEME}{trust_domain}{OPERATOR}"))
     }
 
     /// All replicas of one Writer.
@@ -48,7 +48,8 @@ impl SpiffeId {
         namespace: &str,
         name: &str,
     ) -> Result<Self, ParseSpiffeIdError> {
-        format!("{SCHEME}{trust_domain}/ns/{namespace}/writer/{name}").parse()
+        let parts = [trust_domain, namespace, name];
+        Self::of(parts, &format!("{SCHEME}{trust_domain}/ns/{namespace}/writer/{name}"))
     }
 
     /// Whatever runs under a service account.
@@ -61,7 +62,14 @@ impl SpiffeId {
         namespace: &str,
         name: &str,
     ) -> Result<Self, ParseSpiffeIdError> {
-        format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{name}").parse()
+        let parts = [trust_domain, namespace, name];
+        Self::of(parts, &format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{name}"))
+    }
+
+    /// The identity with this text, if no part of it brings a slash along.
+    fn of<const N: usize>(parts: [&str; N], text: &str) -> Result<Self, ParseSpiffeIdError> {
+        let is_one_each = parts.iter().all(|part| !part.contains('/'));
+        if is_one_each { text.parse() } else { Err(ParseSpiffeIdError) }
     }
 
     /// The whole text.
@@ -188,6 +196,20 @@ mod tests {
             assert_eq!(text.parse::<SpiffeId>(), Err(ParseSpiffeIdError), "{text:?}");
         }
         assert!(SpiffeId::service_account("td", "a/../b", "c").is_err());
+    }
+
+    #[test]
+    fn a_part_of_an_identity_has_no_slash() {
+        assert!(SpiffeId::operator("td").is_ok());
+        assert!(SpiffeId::operator("td/a").is_err());
+        for [domain, namespace, name] in
+            [["td/a", "b", "c"], ["td", "a/b", "c"], ["td", "a", "b/c"]]
+        {
+            assert!(SpiffeId::writer(domain, namespace, name).is_err());
+            assert!(SpiffeId::service_account(domain, namespace, name).is_err());
+        }
+        assert!(SpiffeId::writer("td", "a", "b").is_ok());
+        assert!(SpiffeId::service_account("td", "a", "b").is_ok());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyramid_protocol::SpiffeId;
 use pyramid_protocol::net::{Accept, Accepted, Peer};
@@ -15,10 +16,12 @@ use tokio_rustls::server::TlsStream;
 
 use crate::leaf;
 use crate::refusals::Reason;
-use crate::tls::{self, HANDSHAKE_TIMEOUT, Tls};
+use crate::tls::{self, Tls};
 
 /// Handshakes under way at once; more connections wait in the listener's queue.
 pub const HANDSHAKES_MAX: usize = 256;
+/// A client that does not finish its handshake in this time is dropped.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Takes connections that another [`Accept`] takes, after a handshake that proves who the client
 /// is: its [`Peer::identity`] is set, always.

@@ -194,6 +194,10 @@ impl Authority {
     /// # Errors
     ///
     /// [`Error::TrustDomain`], [`Error::Make`].
+    ///
+    /// # Panics
+    ///
+    /// Never: it reads what it has just written.
     pub fn generate(trust_domain: &str, life: Duration, clock: &dyn Clock) -> Result<Self, Error> {
         if SpiffeId::operator(trust_domain).is_err() {
             return Err(Error::TrustDomain { trust_domain: trust_domain.to_owned() });
@@ -216,8 +220,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.use_authority_key_identifier_extension = true;
         let certificate = params.self_signed(&key).map_err(Error::Make)?;
-        Self::new(&certificate.pem(), key)
-            .map_err(|fact| Error::Damaged { directory: PathBuf::new(), fact })
+        Ok(Self::new(&certificate.pem(), key).expect("a root that was just made can be read"))
     }
 
     fn new(certificate_pem: &str, key: KeyPair) -> Result<Self, &'static str> {
@@ -297,7 +300,8 @@ impl Authority {
         files::sync_directory(&temporary).map_err(in_directory)?;
         // Fails if the directory is there and not empty.
         fs::rename(&temporary, directory).map_err(|source| {
-            if source.kind() == io::ErrorKind::DirectoryNotEmpty {
+            let is_there = [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::AlreadyExists];
+            if is_there.contains(&source.kind()) {
                 Error::Exists { directory: directory.to_owned() }
             } else {
                 in_directory(source)
@@ -456,3 +460,6 @@ fn moment(ms: u64) -> Result<OffsetDateTime, Error> {
     let seconds = i64::try_from(ms / 1000).unwrap_or(i64::MAX);
     OffsetDateTime::from_unix_timestamp(seconds).map_err(|_range| Error::Make(rcgen::Error::Time))
 }
+
+#[cfg(test)]
+mod tests;

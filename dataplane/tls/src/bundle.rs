@@ -122,3 +122,55 @@ pub(crate) fn certificate_pem(certificate: &[u8]) -> String {
     pem.push_str("\n-----END CERTIFICATE-----\n");
     pem
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use pyramid_protocol::SystemClock;
+
+    use super::*;
+    use crate::Authority;
+
+    fn root() -> String {
+        let life = Duration::from_secs(86_400);
+        Authority::generate("test.local", life, &SystemClock).unwrap().bundle_pem().to_owned()
+    }
+
+    #[test]
+    fn joining_keeps_each_root_once() {
+        let (a, b) = (root(), root());
+        let both = join(&[&a, &b]).unwrap();
+        assert_eq!(join(&[&both, &a, &b, &b]), Ok(both.clone()));
+        let fingerprint = |pem: &str| fingerprints(pem).unwrap();
+        assert_eq!(fingerprints(&both), Ok([fingerprint(&a), fingerprint(&b)].concat()));
+        assert_eq!(join(&[]), Err(Error::Empty));
+    }
+
+    #[test]
+    fn a_digest_tells_roots_and_nothing_else() {
+        let (a, b) = (root(), root());
+        let (ab, ba) = (format!("{a}{b}"), format!("# roots\n\n{b}\n# old\n{a}"));
+        assert_eq!(digest(&ab), digest(&ba));
+        assert_ne!(digest(&ab), digest(&a));
+        assert_ne!(digest(&a), digest(&b));
+    }
+
+    #[test]
+    fn a_bundle_has_at_most_16_roots() {
+        let roots: Vec<String> = (0..=ROOTS_MAX).map(|_| root()).collect();
+        assert_eq!(parse(roots[..ROOTS_MAX].concat().as_bytes()).unwrap().len(), ROOTS_MAX);
+        assert_eq!(parse(roots.concat().as_bytes()), Err(Error::TooMany));
+    }
+
+    #[test]
+    fn what_is_written_as_pem_is_read() {
+        for len in [0, 1, 47, 48, 49, 700] {
+            let content = vec![0xa5; len];
+            let pem = certificate_pem(&content);
+            assert!(pem.lines().all(|line| line.len() <= PEM_LINE_CHARS), "{len}");
+            let read = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+            assert_eq!(&*read, content);
+        }
+    }
+}

@@ -15,8 +15,12 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::leaf::Moment;
-use crate::tls::{self, HANDSHAKE_TIMEOUT, Tls};
+use crate::tls::{self, Tls};
 use crate::verifier::Refused;
+
+/// A server that does not finish the handshake in this time is given up. Shorter than the time that
+/// a channel gives to all of connecting, or that would end it with a text that says less.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(2500);
 
 /// Enough to see that the server has begun to speak HTTP/2. Longer reads go past this buffer.
 const FIRST_BYTES: usize = 64;
@@ -148,7 +152,7 @@ pub enum Error {
     )]
     Closed,
     /// It is overloaded, or something else that waits for us to speak.
-    #[error("the server did not finish the handshake within {} s; does it speak TLS?", .0.as_secs())]
+    #[error("the server did not finish the handshake within {0:?}; does it speak TLS?")]
     Timeout(Duration),
     /// Anything else.
     #[error("TLS: {0}")]
@@ -281,9 +285,9 @@ impl Connect for TlsConnect {
         let name =
             server_name(address).ok_or_else(|| Error::Address { address: address.to_owned() })?;
         let io = self.inner.connect(address).await?;
-        match timeout(HANDSHAKE_TIMEOUT, Box::pin(self.handshake(name, io))).await {
+        match timeout(CONNECT_TIMEOUT, Box::pin(self.handshake(name, io))).await {
             Ok(done) => Ok(done?),
-            Err(_elapsed) => Err(Error::Timeout(HANDSHAKE_TIMEOUT).into()),
+            Err(_elapsed) => Err(Error::Timeout(CONNECT_TIMEOUT).into()),
         }
     }
 }

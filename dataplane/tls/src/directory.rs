@@ -11,6 +11,7 @@
 //! bundle, and it has one identity. So a reader who comes in the middle of a change sees an error
 //! and not a mixture.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +37,10 @@ pub use write::write_directory;
 pub(crate) const KEY_FILE: &str = "tls.key";
 pub(crate) const CHAIN_FILE: &str = "tls.crt";
 pub(crate) const BUNDLE_FILE: &str = "ca.crt";
+/// The link that leads to the version in force, where there are versions.
+const VERSION_LINK: &str = "..data";
+/// How often files that change while they are read are read.
+const READS_MAX: usize = 10;
 
 /// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -144,12 +149,28 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    /// Reads the files. Blocks.
+    /// Reads the files, all of one version if they are changed as the kubelet and
+    /// [`write_directory`] do it. Blocks.
     ///
     /// # Errors
     ///
     /// [`Error::Missing`], [`Error::Unreadable`].
     pub(crate) fn read(directory: &Path) -> Result<Self, Error> {
+        // All three names lead through this link. If it is the same before and after, nothing has
+        // changed between the first file and the last.
+        let version = || fs::read_link(directory.join(VERSION_LINK)).ok();
+        let mut reads = 0;
+        loop {
+            let before = version();
+            let content = Self::read_once(directory);
+            reads += 1;
+            if reads == READS_MAX || version() == before {
+                return content;
+            }
+        }
+    }
+
+    fn read_once(directory: &Path) -> Result<Self, Error> {
         let read = |name: &str| {
             let path = directory.join(name);
             files::read_bounded(&path).map_err(|source| {

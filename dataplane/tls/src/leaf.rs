@@ -158,3 +158,17 @@ impl fmt::Display for Moment {
         write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_shown_to_the_second() {
+        let shown = |ms: u64| Moment { ms }.to_string();
+        assert_eq!(shown(0), "1970-01-01T00:00:00Z");
+        assert_eq!(shown(1_785_542_400_000 - 1), "2026-07-31T23:59:59Z");
+        assert_eq!(shown(1_785_542_400_000), "2026-08-01T00:00:00Z");
+        assert_eq!(shown(u64::MAX), "the far future");
+    }
+}

@@ -42,11 +42,11 @@ mod refusals;
 mod tls;
 mod verifier;
 
-pub use accept::{HANDSHAKES_MAX, TlsAccept};
+pub use accept::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, TlsAccept};
 pub use authority::Authority;
-pub use connect::{Error as ConnectError, TlsConnect};
+pub use connect::{CONNECT_TIMEOUT, Error as ConnectError, TlsConnect};
 pub use directory::{Error, write_directory};
 pub use leaf::{Error as LeafError, INTERMEDIATES_MAX, LEAF_BYTES_MAX, Moment, NAMES_MAX};
 pub use refusals::Reason;
-pub use tls::{HANDSHAKE_TIMEOUT, Status, Tls, WATCH_EVERY};
+pub use tls::{Status, Tls, WATCH_EVERY};
 pub use verifier::Refused;

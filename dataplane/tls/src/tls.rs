@@ -27,8 +27,6 @@ use crate::verifier::{self, Clients, Servers, Time};
 
 /// How often a program looks for new files, if it has no reason for something else.
 pub const WATCH_EVERY: Duration = Duration::from_secs(5);
-/// A peer that does not finish a handshake in this time is given up, on both sides.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A certificate is near its end in the last of this many parts of its life.
 const LAST_PART: u64 = 5;
 
@@ -175,7 +173,7 @@ impl Tls {
     async fn look(&self, watch: &mut Watch) {
         let mut result = self.reload().await;
         if result.is_err() {
-            // Perhaps we came in the middle of a change: three files were read one after another.
+            // Perhaps we came in the middle of a change of plain files, one after another.
             result = self.reload().await;
         }
         match result {
@@ -358,4 +356,35 @@ pub(crate) fn chain_text(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_near_its_end_in_the_last_fifth_of_its_life() {
+        let validity = Validity { not_before_ms: 1000, not_after_ms: 2000 };
+        for (now_ms, end) in [
+            (1000, End::Far),
+            (1800, End::Far),
+            (1801, End::Near),
+            (2000, End::Near),
+            (2001, End::Over),
+        ] {
+            assert_eq!(End::of(validity, now_ms), end, "{now_ms}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes_each_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("read: {0}")]
+        struct Outer(#[source] Middle);
+        #[derive(Debug, thiserror::Error)]
+        #[error("middle")]
+        struct Middle(#[source] fmt::Error);
+        let text = chain_text(&Outer(Middle(fmt::Error)));
+        assert_eq!(text, format!("read: middle: {}", fmt::Error));
+    }
 }

@@ -4,15 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use pyramid_protocol::limits::{
-    IDENTITIES_MAX, IDENTITY_BYTES_MAX, NAME_BYTES_MAX, SUBSCRIPTION_STREAMS_MAX,
-};
+use pyramid_protocol::limits::{IDENTITIES_MAX, NAME_BYTES_MAX, SUBSCRIPTION_STREAMS_MAX};
 use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::pb::v1::admin_server::Admin;
 use pyramid_protocol::pb::v1::put_stream_result::Result as PutResult;
 use pyramid_protocol::pb::v1::{self as pb, DataState, Reason, Refusal};
-use pyramid_protocol::{StreamId, StreamName};
+use pyramid_protocol::{SpiffeId, StreamName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response, Status};
 
@@ -34,6 +32,9 @@ pub struct Found {
 
 /// How many objects one `ListConfig` returns.
 const LIST_LEN_MAX: usize = 1_000;
+
+/// How much of a text that is no identity is said again. Unit: bytes.
+const SHOWN_BYTES_MAX: usize = 128;
 
 /// How often a drawn stream id may be in use before the generator is to blame.
 const DRAWS_MAX: usize = 8;
@@ -128,6 +129,21 @@ impl Admin for AdminService {
             results.push(pb::PutStreamResult { result: Some(result), created });
         }
         Ok(Response::new(pb::PutStreamsResponse { results }))
+    }
+
+    async fn get_stream_config(
+        &self,
+        request: Request<pb::GetStreamConfigRequest>,
+    ) -> Result<Response<pb::GetStreamConfigResponse>, Status> {
+        let pb::GetStreamConfigRequest { name } = request.into_inner();
+        let member = self.serving()?;
+        let name: StreamName = name.parse().map_err(|error| invalid(format!("name: {error}")))?;
+        let found = member.view.read(|state, live| {
+            let stream = state.stream_by_name(&name)?;
+            Some(configured::get(stream, stream_info(state, live, stream)))
+        });
+        let found = found.ok_or_else(|| no_stream(&name))?;
+        Ok(Response::new(found))
     }
 
     async fn delete_stream(
@@ -285,42 +301,68 @@ fn check_name_and_id(member: &Member, name: &str, stream_id: u64) -> Result<(), 
     match found {
         Some(id) if id == stream_id => Ok(()),
         Some(id) => Err(recreated(name.as_str(), id)),
-        None => Err(Refusal::new(Reason::NotFound, format!("there is no stream {name}"))),
+        None => Err(no_stream(&name)),
     }
+}
+
+fn no_stream(name: &StreamName) -> Refusal {
+    Refusal::new(Reason::NotFound, format!("there is no stream {name}"))
 }
 
 fn check_identities(what: &str, identities: &[String]) -> Result<(), Refusal> {
     if identities.len() > IDENTITIES_MAX {
         return Err(invalid(format!("{what}: a list has at most {IDENTITIES_MAX} identities")));
     }
-    match identities.iter().find(|identity| identity.len() > IDENTITY_BYTES_MAX) {
-        Some(_) => {
-            Err(invalid(format!("{what}: an identity has at most {IDENTITY_BYTES_MAX} bytes")))
-        }
-        None => Ok(()),
+    for identity in identities {
+        let parsed: Result<SpiffeId, _> = identity.parse();
+        parsed.map_err(|error| {
+            // What is too long to be one is too long to be repeated.
+            let shown = identity.get(..identity.floor_char_boundary(SHOWN_BYTES_MAX));
+            invalid(format!(
+                "{what}: {:?} is none: {error}; there are no wildcards, name each identity",
+                shown.unwrap_or_default()
+            ))
+        })?;
     }
+    Ok(())
 }
 
 async fn put_stream(
     member: &Member,
     put: pb::PutStream,
 ) -> Result<(pb::StreamInfo, bool), Refusal> {
-    let pb::PutStream { object: declared, name, settings, rights } = put;
+    let pb::PutStream { object: declared, name, settings, rights, expected } = put;
     let name: StreamName = name.parse().map_err(|error| invalid(format!("name: {error}")))?;
     let (settings, rights) = (settings.unwrap_or_default(), rights.unwrap_or_default());
     if settings.chunk_bytes > CHUNK_BYTES_MAX {
         return Err(invalid(format!("settings: chunk_bytes is at most {CHUNK_BYTES_MAX}")));
     }
-    for identities in [&rights.appenders, &rights.readers, &rights.managers] {
-        check_identities("rights", identities)?;
-    }
+    check_identities("appenders", &rights.appenders)?;
+    check_identities("readers", &rights.readers)?;
+    check_identities("managers", &rights.managers)?;
     let declared = object(declared)?;
     let mut created = false;
     let mut draws = 0;
     while draws < DRAWS_MAX {
         let existing = member.view.read(|state, _| state.stream_by_name(&name).map(|s| s.id));
         let outcome = match existing {
-            Some(id) => put_existing(member, id, &declared, settings, &rights).await,
+            Some(_) if expected.as_ref().is_some_and(|expected| expected.uid.is_empty()) => {
+                let message = format!("a stream {name} exists already");
+                return Err(Refusal::new(Reason::AlreadyExists, message));
+            }
+            Some(id) => {
+                let command = Command::PutStream(stored::PutStream {
+                    object: Some(declared.clone()),
+                    stream_id: id.get(),
+                    settings: Some(settings),
+                    rights: Some(rights.clone()),
+                    expected: expected.as_ref().map(configured::stored_object),
+                });
+                member.outcome(command).await
+            }
+            None if expected.as_ref().is_some_and(|expected| !expected.uid.is_empty()) => {
+                return Err(no_stream(&name));
+            }
             None => {
                 draws += 1;
                 let put = create(member, &declared, &name, settings, &rights).await;
@@ -366,22 +408,6 @@ async fn create(
         settings: Some(settings),
         rights: Some(rights.clone()),
         wrapped_key: Some(member.chunks.keks.wrap(&key)),
-    });
-    member.outcome(command).await
-}
-
-async fn put_existing(
-    member: &Member,
-    id: StreamId,
-    declared: &stored::ObjectRef,
-    settings: pb::StreamSettings,
-    rights: &pb::StreamRights,
-) -> Result<ControlOutcome, Refusal> {
-    let command = Command::PutStream(stored::PutStream {
-        object: Some(declared.clone()),
-        stream_id: id.get(),
-        settings: Some(settings),
-        rights: Some(rights.clone()),
     });
     member.outcome(command).await
 }
@@ -438,16 +464,37 @@ async fn put_subscription(member: &Member, put: pb::PutSubscription) -> Result<(
 
 #[cfg(test)]
 mod tests {
+    use pyramid_protocol::limits::IDENTITY_BYTES_MAX;
+
     use super::*;
 
     #[test]
     fn lists_of_identities_end_at_1024_of_2048_bytes() {
-        let longest = "x".repeat(IDENTITY_BYTES_MAX);
+        let path = "x".repeat(IDENTITY_BYTES_MAX - "spiffe://td/".len());
+        let longest = format!("spiffe://td/{path}");
         assert_eq!(check_identities("rights", &vec![longest.clone(); IDENTITIES_MAX]), Ok(()));
         let refused = |identities: &[String]| {
             check_identities("rights", identities).map_err(|refusal| refusal.reason())
         };
-        assert_eq!(refused(&vec![String::new(); IDENTITIES_MAX + 1]), Err(Reason::Invalid));
+        let short = "spiffe://td/a".to_owned();
+        assert_eq!(refused(&vec![short.clone(); IDENTITIES_MAX]), Ok(()));
+        assert_eq!(refused(&vec![short; IDENTITIES_MAX + 1]), Err(Reason::Invalid));
         assert_eq!(refused(&[longest + "x"]), Err(Reason::Invalid));
+    }
+
+    #[test]
+    fn what_is_no_single_identity_is_refused_with_its_text() {
+        for odd in
+            ["", "*", "spiffe://*/ns/a/sa/b", "spiffe://td/ns/a/sa/*", "local", "td/ns/a/sa/b"]
+        {
+            let list = ["spiffe://td/ns/a/sa/b".to_owned(), odd.to_owned()];
+            let refusal = check_identities("readers", &list).unwrap_err();
+            assert_eq!(refusal.reason(), Reason::Invalid);
+            let begin = format!("readers: {odd:?} is none: an identity is spiffe://");
+            assert!(refusal.message.starts_with(&begin), "{}", refusal.message);
+            assert_eq!(check_identities("readers", &list[..1]), Ok(()));
+        }
+        let long = check_identities("readers", &["\u{e4}".repeat(10_000)]).unwrap_err();
+        assert!(long.message.len() < 512, "{}", long.message.len());
     }
 }

@@ -81,6 +81,7 @@ fn stream(stream: &Stream) -> pb::ConfiguredObject {
         name: stream.name.to_string(),
         settings: Some(stream.settings),
         rights: Some((*stream.rights).clone()),
+        expected: None,
     };
     pb::ConfiguredObject {
         kind: STREAM.to_owned(),
@@ -100,6 +101,20 @@ fn subscription(found: &stored::Subscription) -> pb::ConfiguredObject {
         content_sha256: sha256(&declared),
         stream_id: 0,
     }
+}
+
+/// One stream as it is declared.
+pub(crate) fn get(stream: &Stream, info: pb::StreamInfo) -> pb::GetStreamConfigResponse {
+    pb::GetStreamConfigResponse {
+        stream: Some(info),
+        object: Some(wire_object(&stream.object)),
+        rights: Some((*stream.rights).clone()),
+    }
+}
+
+/// The form of an object in the log.
+pub(crate) fn stored_object(object: &pb::ObjectRef) -> stored::ObjectRef {
+    stored::ObjectRef { uid: object.uid.clone(), generation: object.generation }
 }
 
 fn wire_object(object: &stored::ObjectRef) -> pb::ObjectRef {

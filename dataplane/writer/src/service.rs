@@ -17,12 +17,15 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use pyramid_protocol::pb::v1::writer_server::Writer;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
+use pyramid_telemetry::metrics::Held;
 use tokio::sync::watch as tokio_watch;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use self::answer::{control_refusal, failure as command_failure, recreated, wal_full};
 pub(crate) use self::streams::{stream_info, unexpected};
 use crate::member::{Member, Phase};
+use crate::metrics::Call;
+use crate::rights::Caller;
 
 /// Answers of a call that has many.
 pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -56,9 +59,14 @@ pub(crate) fn starting() -> Refusal {
     Refusal::new(Reason::Unavailable, "this replica starts; retry")
 }
 
-/// Whose request it is. Without TLS everybody on this machine is the same caller.
-fn identity<T>(_request: &Request<T>) -> &'static str {
-    "local"
+/// A call counts as open as long as its answers are there.
+fn open_while<T>(
+    answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    open: Held,
+) -> Answers<T> {
+    Box::pin(answers.inspect(move |_| {
+        let _still_open = &open;
+    }))
 }
 
 #[tonic::async_trait]
@@ -72,41 +80,46 @@ impl Writer for WriterService {
         &self,
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let member = self.member()?;
-        Ok(Response::new(Box::pin(append::answers(member, request.into_inner()))))
+        let (member, caller) = (self.member()?, Caller::of(&request)?);
+        let open = member.metrics.open_calls.hold(Call::Append);
+        Ok(Response::new(open_while(append::answers(member, caller, request.into_inner()), open)))
     }
 
     async fn read(
         &self,
         request: Request<pb::ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
-        let member = self.member()?;
-        Ok(Response::new(Box::pin(read::items(member, request.into_inner()))))
+        let (member, caller) = (self.member()?, Caller::of(&request)?);
+        let open = member.metrics.open_calls.hold(Call::Read);
+        Ok(Response::new(open_while(read::items(member, caller, request.into_inner()), open)))
     }
 
     async fn watch(
         &self,
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let member = self.member()?;
+        let (member, caller) = (self.member()?, Caller::of(&request)?);
         let shutdown = member.shutdown.clone().cancelled_owned();
-        let answers = watch::answers(member, request.get_ref())?;
-        Ok(Response::new(Box::pin(answers.take_until(shutdown))))
+        let open = member.metrics.open_calls.hold(Call::Watch);
+        let answers = watch::answers(member, caller, request.get_ref())?;
+        Ok(Response::new(open_while(answers.take_until(shutdown), open)))
     }
 
     async fn attach(
         &self,
         request: Request<Streaming<pb::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let member = self.member()?;
-        Ok(Response::new(Box::pin(attach::answers(member, request.into_inner()))))
+        let (member, caller) = (self.member()?, Caller::of(&request)?);
+        let open = member.metrics.open_calls.hold(Call::Attach);
+        Ok(Response::new(open_while(attach::answers(member, caller, request.into_inner()), open)))
     }
 
     async fn get_stream(
         &self,
         request: Request<pb::GetStreamRequest>,
     ) -> Result<Response<pb::StreamInfo>, Status> {
-        let info = streams::get(&*self.member()?, request.into_inner()).await?;
+        let caller = Caller::of(&request)?;
+        let info = streams::get(&*self.member()?, &caller, request.into_inner()).await?;
         Ok(Response::new(info))
     }
 
@@ -114,7 +127,8 @@ impl Writer for WriterService {
         &self,
         request: Request<pb::ListStreamsRequest>,
     ) -> Result<Response<pb::ListStreamsResponse>, Status> {
-        let streams = streams::list(&*self.member()?, &request.into_inner()).await?;
+        let caller = Caller::of(&request)?;
+        let streams = streams::list(&*self.member()?, &caller, request.get_ref()).await?;
         Ok(Response::new(streams))
     }
 
@@ -122,9 +136,9 @@ impl Writer for WriterService {
         &self,
         request: Request<pb::InitProducerRequest>,
     ) -> Result<Response<pb::InitProducerResponse>, Status> {
-        let identity = identity(&request);
+        let caller = Caller::of(&request)?;
         let producer =
-            streams::init_producer(&*self.member()?, identity, request.into_inner()).await?;
+            streams::init_producer(&*self.member()?, &caller, request.into_inner()).await?;
         Ok(Response::new(producer))
     }
 
@@ -132,7 +146,8 @@ impl Writer for WriterService {
         &self,
         request: Request<pb::TrimRequest>,
     ) -> Result<Response<pb::TrimResponse>, Status> {
-        let trimmed = streams::trim(&*self.member()?, request.into_inner()).await?;
+        let caller = Caller::of(&request)?;
+        let trimmed = streams::trim(&*self.member()?, &caller, request.into_inner()).await?;
         Ok(Response::new(trimmed))
     }
 
@@ -140,7 +155,8 @@ impl Writer for WriterService {
         &self,
         request: Request<pb::SealRequest>,
     ) -> Result<Response<pb::SealResponse>, Status> {
-        let sealed = streams::seal(&*self.member()?, request.into_inner()).await?;
+        let caller = Caller::of(&request)?;
+        let sealed = streams::seal(&*self.member()?, &caller, request.into_inner()).await?;
         Ok(Response::new(sealed))
     }
 }

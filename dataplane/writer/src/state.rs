@@ -24,6 +24,7 @@ mod outcome;
 mod producers;
 mod shards;
 mod stream;
+mod subscriptions;
 
 pub use chunks::Chunks;
 pub use control::{CLUSTER_ID_LEN, IDENTITY_BYTES_MAX, WRAPPED_KEY_LEN};
@@ -35,8 +36,7 @@ pub use outcome::{
 pub use producers::{Producer, Producers};
 pub use stream::{DIGEST_LEN, FIRST_DIGEST, FIRST_REVISION, Stream};
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pyramid_protocol::pb::stored::v1 as stored;
@@ -44,6 +44,7 @@ use pyramid_protocol::{StreamId, StreamName};
 
 use crate::entry::{Entry, LogId, Stamp};
 use shards::Shards;
+use subscriptions::Subscriptions;
 
 /// The feature level of a new cluster.
 const FIRST_FEATURE_LEVEL: u32 = 1;
@@ -64,7 +65,7 @@ pub struct State {
     membership: Option<(LogId, Arc<stored::Membership>)>,
     removed_node_ids: Arc<BTreeSet<u64>>,
     streams: Shards,
-    subscriptions: Arc<BTreeMap<String, Arc<stored::Subscription>>>,
+    subscriptions: Arc<Subscriptions>,
 }
 
 impl Default for State {
@@ -269,8 +270,13 @@ impl State {
 
     /// Subscriptions with names after `after` (empty: all), by name.
     pub fn subscriptions(&self, after: &str) -> impl Iterator<Item = &Arc<stored::Subscription>> {
-        let after = (Bound::Excluded(after), Bound::Unbounded);
-        self.subscriptions.range::<str, _>(after).map(|(_, subscription)| subscription)
+        self.subscriptions.after(after)
+    }
+
+    /// Whether an identity may read a stream because a subscription says so.
+    #[must_use]
+    pub fn subscription_lets_read(&self, identity: &str, stream: &StreamName) -> bool {
+        self.subscriptions.let_read(identity, stream)
     }
 }
 

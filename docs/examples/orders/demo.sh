@@ -67,7 +67,7 @@ address="$(sed -n 's/listening on //p' application.out)"
     --subscribe "orders=${address##*:}" --chunk-bytes 1048576 >dev.out 2>dev.log &
 dev=$!
 until_true "the start of pyramid dev" grep -qs ready dev.out
-sed -n '3,7p' dev.out
+sed -n '3,8p' dev.out
 
 say "2. Append $total orders; the application is killed with kill -9 while orders are on their way to it"
 for ((n = 0; n < repeat; n++)); do

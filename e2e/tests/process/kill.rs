@@ -91,7 +91,7 @@ impl Run {
         let mut world = World::found(&STREAMS).await?;
         world.subscribe(ORDERS, &STREAMS).await?;
         let recorder = Arc::new(Recorder::new(Some(&world.folder.join("history.jsonl")))?);
-        let load = Load::new(Arc::clone(&recorder));
+        let load = Load::new(Arc::clone(&recorder), world.identities.clone());
         let (tasks, readers) = (JoinSet::new(), JoinSet::new());
         let mut rng = StdRng::seed_from_u64(seed);
         let audit = Audit::new(&recorder, rng.random());

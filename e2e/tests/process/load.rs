@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::identities::Identities;
+
 /// An answer takes at most so long; then the connection is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -75,6 +77,7 @@ impl Kind {
 #[derive(Debug)]
 pub(crate) struct Load {
     pub(crate) recorder: Arc<Recorder>,
+    identities: Identities,
     /// Numbers of records; each is given out once.
     next_number: AtomicU64,
     /// Records that may still be sent. It keeps the run at a size that is judged quickly.
@@ -85,9 +88,10 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn new(recorder: Arc<Recorder>) -> Arc<Self> {
+    pub(crate) fn new(recorder: Arc<Recorder>, identities: Identities) -> Arc<Self> {
         Arc::new(Self {
             recorder,
+            identities,
             next_number: AtomicU64::new(1),
             allowance: Semaphore::new(0),
             acknowledged: watch::Sender::new(0),
@@ -156,7 +160,7 @@ impl Appender {
 
     /// Appends until told to stop; a producer then goes on until all that it sent is acknowledged.
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
-        let client = Client::new(self.door)?;
+        let client = Client::new(self.door, &self.load.identities)?;
         loop {
             if self.load.stop.is_cancelled() && (!self.is_producer() || self.items.is_empty()) {
                 return Ok(());
@@ -445,11 +449,15 @@ enum Client {
 }
 
 impl Client {
-    fn new(door: Door) -> anyhow::Result<Self> {
-        let open = |port: u16| channel(Arc::new(TcpConnect), &format!("127.0.0.1:{port}"));
+    fn new(door: Door, identities: &Identities) -> anyhow::Result<Self> {
+        let address = |port: u16| format!("127.0.0.1:{port}");
         Ok(match door {
-            Door::Writer(port) => Self::Writer(WriterClient::new(open(port)?)),
-            Door::Local(port) => Self::Local(LocalClient::new(open(port)?)),
+            Door::Writer(port) => {
+                Self::Writer(WriterClient::new(channel(identities.user(), &address(port))?))
+            }
+            Door::Local(port) => {
+                Self::Local(LocalClient::new(channel(Arc::new(TcpConnect), &address(port))?))
+            }
         })
     }
 

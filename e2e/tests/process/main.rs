@@ -11,6 +11,7 @@
 
 mod audit;
 mod demo;
+mod identities;
 mod kill;
 mod load;
 mod readers;

@@ -21,6 +21,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::{sleep, timeout};
 use tonic::{Response, Status, Streaming};
 
+use crate::identities::Identities;
 use crate::world::World;
 
 /// Between two attempts to begin a read, and between two reads.
@@ -38,6 +39,7 @@ pub(crate) struct Source {
     /// The folder of the object store.
     pub(crate) store: std::path::PathBuf,
     pub(crate) recorder: Arc<Recorder>,
+    identities: Identities,
 }
 
 impl Source {
@@ -48,6 +50,7 @@ impl Source {
             local_port: world.local_port,
             store: world.folder.join("store"),
             recorder: Arc::clone(recorder),
+            identities: world.identities.clone(),
         }
     }
 
@@ -136,7 +139,10 @@ impl Source {
     /// Writer as long as it takes.
     async fn through_chunks(&self, from: u64) -> anyhow::Result<(Vec<Piece>, u64)> {
         let address = format!("127.0.0.1:{}", self.writer_port);
-        let client = Client::new(connection::Options::tcp(vec![address]))?;
+        let client = Client::new(connection::Options {
+            connect: self.identities.user(),
+            ..connection::Options::tcp(vec![address])
+        })?;
         let mut options = Options::new(self.stream.parse()?, Start::Offset(Offset::new(from)));
         options.fetcher = Some(Fetcher::new().with_directory(&self.store));
         let mut reader = Reader::new(client, options);
@@ -204,7 +210,7 @@ impl Source {
 
     fn writer(&self) -> anyhow::Result<WriterClient<tonic::transport::Channel>> {
         let address = format!("127.0.0.1:{}", self.writer_port);
-        Ok(WriterClient::new(channel(Arc::new(TcpConnect), &address)?))
+        Ok(WriterClient::new(channel(self.identities.user(), &address)?))
     }
 }
 

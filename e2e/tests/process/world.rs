@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use pyramid_e2e::process::{Folder, Process, Recipe, free_port, program, tell, wait_until};
-use pyramid_protocol::net::{TcpConnect, channel};
+use pyramid_protocol::net::{Connect, channel};
 use pyramid_protocol::pb::v1::admin_client::AdminClient;
 use pyramid_protocol::pb::v1::put_stream_result;
 use pyramid_protocol::pb::v1::writer_client::WriterClient;
@@ -17,6 +17,8 @@ use pyramid_protocol::pb::v1::{
 use pyramid_protocol::{Entropy, SystemEntropy};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use tonic::transport::Channel;
+
+use crate::identities::Identities;
 
 /// Small enough that a short run seals many chunks. Unit: bytes of records.
 const CHUNK_BYTES: u32 = 256 << 10;
@@ -36,6 +38,7 @@ pub(crate) struct World {
     pub(crate) local_port: u16,
     pub(crate) audit_port: u16,
     pub(crate) kek: [u8; 32],
+    pub(crate) identities: Identities,
     writer: Recipe,
     pusher: Recipe,
     audit_pusher: Recipe,
@@ -65,13 +68,15 @@ impl World {
         let cluster_id = world.cluster_id.to_vec();
         let request = BootstrapRequest { cluster_id: cluster_id.clone().into() };
         admin.bootstrap(request).await.context("found the cluster")?;
+        let rights = world.identities.rights()?;
         let streams: Vec<PutStream> = streams
             .iter()
             .map(|name| PutStream {
                 object: Some(ObjectRef { uid: format!("uid-{name}"), generation: 1 }),
                 name: (*name).to_owned(),
                 settings: None,
-                rights: None,
+                rights: Some(rights.clone()),
+                expected: None,
             })
             .collect();
         let expected = streams.len();
@@ -100,6 +105,7 @@ impl World {
         let kek: [u8; 32] = random();
         let digits: String = kek.iter().map(|byte| format!("{byte:02x}")).collect();
         std::fs::write(folder.join("kek"), format!("test = {digits}\n"))?;
+        let identities = Identities::make(&folder.join("tls"))?;
         let path = |name: &str| folder.join(name).display().to_string();
         let loopback = |port: u16| format!("127.0.0.1:{port}");
         let recipe = |name: &str, program, arguments: &[(&str, String)], ready: &str| Recipe {
@@ -119,6 +125,7 @@ impl World {
                 ("--data-dir", path("data")),
                 ("--object-store", format!("file:{}", path("store"))),
                 ("--kek-file", path("kek")),
+                ("--tls", identities.writer.display().to_string()),
                 ("--listen", loopback(writer_port)),
                 ("--admin-listen", loopback(admin_port)),
                 ("--chunk-bytes", CHUNK_BYTES.to_string()),
@@ -134,6 +141,7 @@ impl World {
                 ("--app-port", application_port.to_string()),
                 ("--local", loopback(local_port)),
                 ("--chunk-directory", path("store")),
+                ("--tls", identities.pusher.display().to_string()),
             ];
             recipe(name, pusher_program.clone(), &arguments, "ready ")
         };
@@ -155,6 +163,7 @@ impl World {
             local_port,
             audit_port,
             kek,
+            identities,
             writer,
             pusher,
             audit_pusher,
@@ -167,6 +176,7 @@ impl World {
     /// Subscribes the application to one stream and the audit to several, from their first record
     /// on, and starts all but the audit.
     pub(crate) async fn subscribe(&mut self, stream: &str, audited: &[&str]) -> anyhow::Result<()> {
+        let pusher = self.identities.pusher_account()?;
         let subscription = |name: &str, streams: &[&str]| PutSubscription {
             object: Some(ObjectRef { uid: format!("uid-{name}"), generation: 1 }),
             name: name.to_owned(),
@@ -175,7 +185,7 @@ impl World {
             paused: false,
             mode: DeliveryMode::Broadcast.into(),
             ack_timeout_ms: 0,
-            service_accounts: vec![],
+            service_accounts: vec![pusher.clone()],
         };
         let request = PutSubscriptionsRequest {
             cluster_id: self.cluster_id.to_vec().into(),
@@ -220,11 +230,11 @@ impl World {
     }
 
     pub(crate) fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {
-        Ok(AdminClient::new(open(self.admin_port)?))
+        Ok(AdminClient::new(open(self.identities.operator(), self.admin_port)?))
     }
 
     pub(crate) fn client(&self) -> anyhow::Result<WriterClient<Channel>> {
-        Ok(WriterClient::new(open(self.writer_port)?))
+        Ok(WriterClient::new(open(self.identities.user(), self.writer_port)?))
     }
 
     pub(crate) async fn stream(&self, stream: &str) -> anyhow::Result<StreamInfo> {
@@ -286,8 +296,8 @@ impl World {
     }
 }
 
-fn open(port: u16) -> anyhow::Result<Channel> {
-    Ok(channel(Arc::new(TcpConnect), &format!("127.0.0.1:{port}"))?)
+fn open(connect: Arc<dyn Connect>, port: u16) -> anyhow::Result<Channel> {
+    Ok(channel(connect, &format!("127.0.0.1:{port}"))?)
 }
 
 fn random<const N: usize>() -> [u8; N] {

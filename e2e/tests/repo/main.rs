@@ -12,6 +12,7 @@
 
 mod dependencies;
 mod documents;
+mod errors;
 mod files;
 mod layout;
 

@@ -1,9 +1,16 @@
 //! What is pushed changes while the pusher runs.
 
-use pyramid_protocol::pb::v1::PushState;
+use std::sync::Arc;
+
+use pyramid_protocol::net::{TcpConnect, channel};
+use pyramid_protocol::pb::v1::local_client::LocalClient;
+use pyramid_protocol::pb::v1::{self as pb, PushState, Reason, Refusal};
+use tokio::time::timeout;
+use tonic::transport::Channel;
 
 use crate::fake_application::FakeApplication;
 use crate::fake_writer::FakeWriter;
+use crate::fake_writer::network::DEADLINE;
 use crate::{Pusher, config, reported, writer_with_a};
 
 #[tokio::test]
@@ -99,4 +106,56 @@ async fn the_leader_is_followed() {
     let _pusher = Pusher::start_with(&leader, config).await;
     application.wait_for_values("a", &leader.values("a")).await;
     application.check();
+}
+
+async fn is_connected(local: &mut LocalClient<Channel>) -> bool {
+    local.status(pb::StatusRequest {}).await.unwrap().into_inner().connected
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_taken_stops_pushes_and_goes_on_when_it_is_given_back() {
+    let (writer, application) = (writer_with_a().await, FakeApplication::start().await);
+    let pusher = Pusher::start(&writer, &application).await;
+    let address = pusher.local.to_string();
+    let mut local = LocalClient::new(channel(Arc::new(TcpConnect), &address).unwrap());
+    application.wait_for_values("a", &writer.values("a")).await;
+    assert!(is_connected(&mut local).await);
+    let before = application.values("a");
+    writer.change(|state| state.assignments.remove("s"));
+    let stopped = async {
+        let request = pb::StatusRequest {};
+        loop {
+            let status = local.status(request).await.unwrap().into_inner();
+            if !status.connected && status.streams.is_empty() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, stopped).await.expect("it says that it is not attached");
+    writer.append("a", &["while the right is gone"]);
+    let refused = writer.look(|state| state.refused_attachments);
+    writer.wait_for("it asks again", |state| state.refused_attachments > refused + 1).await;
+    assert_eq!(application.values("a"), before);
+    writer.assign("s", &["a"]);
+    application.wait_for_values("a", &writer.values("a")).await;
+    assert!(is_connected(&mut local).await);
+    application.check();
+    pusher.stop().await;
+}
+
+#[tokio::test]
+async fn a_read_that_is_denied_is_said_and_tried_again_until_it_is_allowed() {
+    let (writer, application) = (writer_with_a().await, FakeApplication::start().await);
+    for reason in [Reason::NotFound, Reason::Denied] {
+        let refusal = Refusal::new(reason, "ask for the right to read");
+        writer.change(|state| state.refuse_reads.extend(vec![refusal; 2]));
+    }
+    let pusher = Pusher::start(&writer, &application).await;
+    let message = reported(&writer, "a", PushState::Retrying).await;
+    assert!(message.contains("ask for the right to read"), "{message}");
+    application.wait_for_values("a", &writer.values("a")).await;
+    assert_eq!(writer.look(|state| state.refuse_reads.len()), 0);
+    application.check();
+    pusher.stop().await;
 }

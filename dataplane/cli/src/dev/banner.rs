@@ -23,7 +23,9 @@ pub(super) fn text(
     row("Writer", &running.writer.to_string());
     row("Admin", &running.admin.to_string());
     row("Local", &format!("{}  for applications, through the pusher", running.local));
-    row("Data", &format!("{}  (chunks in objects/, their key in kek)", folder.path.display()));
+    let data = folder.path.display();
+    row("Data", &format!("{data}  (the log, the key of chunks in kek, certificates in tls/)"));
+    row("Chunks", &running.object_store);
     for subscribed in subscribe {
         let created = if declared.created.contains(&subscribed.stream) { ", created" } else { "" };
         let value = format!("stream {}{created} → {}", subscribed.stream, subscribed.application());

@@ -4,7 +4,10 @@
 //! dev.lock           locked while a `pyramid dev` runs
 //! dev.json           what it tells other commands, while it runs
 //! kek                the key file; made at the first start
-//! objects/           the object store
+//! trust-domain tls/  who everybody is: see `certificates`
+//! rights-due         its streams are older than rights: see `declare`
+//! object-store       where chunks are kept: see `store`
+//! objects/           the object store, unless it is another one
 //! lock identity wal/ the Writer's own
 //! ```
 
@@ -25,6 +28,9 @@ use super::running::Running;
 const KEK_ID: &str = "dev-1";
 
 const LOCK: &str = "dev.lock";
+/// The Writer's own; where it is, there may be streams.
+pub(super) const IDENTITY: &str = "identity";
+pub(super) const RIGHTS_DUE: &str = "rights-due";
 /// How long the lock may take: the operating system lets go of that of a killed process a little
 /// after the kill, and a command that looks at it holds it for a moment.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -32,7 +38,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const LOCK_LOOK: Duration = Duration::from_millis(20);
 
 /// What a directory of ours has one of, however early the first start crashed.
-const OURS: [&str; 3] = [LOCK, "identity", "kek"];
+const OURS: [&str; 3] = [LOCK, IDENTITY, "kek"];
 /// What the file system itself puts into an empty directory.
 const MOUNTED: &str = "lost+found";
 /// How many entries of a foreign directory an error names.
@@ -44,6 +50,8 @@ pub(super) struct Folder {
     pub(super) path: PathBuf,
     pub(super) kek_file: PathBuf,
     pub(super) objects: PathBuf,
+    /// There while the streams of a directory from before there were rights have none.
+    pub(super) rights_due: PathBuf,
     /// Unlocked by the operating system when this process ends, however it ends.
     _lock: File,
 }
@@ -88,7 +96,8 @@ impl Folder {
         make_key(&path, &kek_file)?;
         let objects = path.join("objects");
         DirBuilder::new().recursive(true).mode(0o700).create(&objects).with_context(at)?;
-        Ok(Self { path, kek_file, objects, _lock: lock })
+        let rights_due = path.join(RIGHTS_DUE);
+        Ok(Self { path, kek_file, objects, rights_due, _lock: lock })
     }
 }
 
@@ -154,7 +163,7 @@ fn make_key(path: &Path, kek_file: &Path) -> anyhow::Result<()> {
     if kek_file.exists() {
         return Ok(());
     }
-    if path.join("identity").exists() {
+    if path.join(IDENTITY).exists() {
         bail!(
             "the key file {} is missing, and nothing opens the stored chunks without it; put it \
              back, or begin with another --data-dir",

@@ -22,8 +22,16 @@ pub(crate) struct Running {
     pub(crate) admin: SocketAddr,
     /// Where the pusher's `Local` service answers.
     pub(crate) local: SocketAddr,
-    /// Where the objects lie.
-    pub(crate) objects: PathBuf,
+    /// The directory of certificates: `user` for streams, `operator` for the `Admin` service.
+    pub(crate) tls: PathBuf,
+    /// Where the objects lie, for people.
+    pub(crate) object_store: String,
+    /// The same if it is a directory.
+    pub(crate) objects: Option<PathBuf>,
+    /// Authorities that vouch for an object store besides those of this machine.
+    pub(crate) object_store_ca: Option<PathBuf>,
+    /// Whether the object store is reached without TLS.
+    pub(crate) object_store_http: bool,
     /// The key file that opens them.
     pub(crate) kek_file: PathBuf,
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use pyramid_client::{Client, connection::Error};
+use pyramid_client::Client;
 use pyramid_protocol::pb::v1::{self as pb, Reason};
 use pyramid_protocol::{Entropy, StreamName, SystemEntropy};
 use serde_json::json;
@@ -11,7 +11,10 @@ use tokio::time::{Instant, sleep};
 
 use super::info::to_json;
 use super::read::offset;
-use crate::connection::{self, explain, refused};
+use super::rights::{Listed, add, give_all};
+use crate::connection::admin::{Caller, Put};
+use crate::connection::{self, explain, explain_missing, refused};
+use crate::dev::certificates;
 use crate::output::Output;
 
 /// What becomes of records that are given up, until the object store is swept.
@@ -26,7 +29,11 @@ const SHIP_LOOK: Duration = Duration::from_millis(50);
 #[command(after_help = "\
 Examples:
   pyramid stream create orders
-  pyramid stream create clicks --chunk-bytes 1048576 --chunk-age-ms 60000")]
+  pyramid stream create clicks --chunk-bytes 1048576 --chunk-age-ms 60000
+  pyramid stream create audit --append reports --no-own-rights
+
+Whoever creates a stream may append to it, read and manage it; `pyramid stream grant` gives rights to
+others later. Under `pyramid dev` applications that use the pusher may append and read, too.")]
 pub(super) struct CreateArgs {
     /// Its name: 1 to 512 bytes of UTF-8 without control characters.
     #[arg(value_name = "STREAM")]
@@ -41,7 +48,14 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     chunk_age_ms: Option<u64>,
 
-    /// It is fine if there is a stream of this name; its settings stay as they are.
+    #[command(flatten)]
+    rights: Listed,
+
+    /// Only those that are named get rights.
+    #[arg(long)]
+    no_own_rights: bool,
+
+    /// It is fine if there is a stream of this name; its settings and rights stay as they are.
     #[arg(long)]
     if_missing: bool,
 }
@@ -51,15 +65,11 @@ pub(super) async fn create(
     connection: connection::Args,
     output: &mut Output,
 ) -> anyhow::Result<()> {
-    let CreateArgs { name, chunk_bytes, chunk_age_ms, if_missing } = args;
-    let client = connection.clone().client().await?;
-    if let Some(info) = find(&client, &name).await? {
-        if if_missing {
-            return output.say(&format!("stream {name} exists already"), &to_json(&info));
-        }
-        bail!(
-            "stream {name} exists already; choose another name, or give --if-missing if it is fine"
-        );
+    let CreateArgs { name, chunk_bytes, chunk_age_ms, rights, no_own_rights, if_missing } = args;
+    let mut admin = connection.admin().await?;
+    let mut rights = rights.resolve(&admin)?;
+    if !no_own_rights {
+        own_rights(&mut rights, admin.caller())?;
     }
     let put = pb::PutStream {
         object: Some(pb::ObjectRef {
@@ -71,21 +81,47 @@ pub(super) async fn create(
             chunk_bytes: chunk_bytes.unwrap_or(0),
             chunk_age_ms: chunk_age_ms.unwrap_or(0),
         }),
-        rights: None,
+        rights: Some(rights),
+        expected: Some(NOTHING),
     };
-    let mut admin = connection.admin().await?;
-    let (info, _) = admin.put_stream(put).await.with_context(|| format!("create stream {name}"))?;
-    output.say(&format!("created stream {name}"), &to_json(&info))
+    match admin.put_stream(put).await.with_context(|| format!("create stream {name}"))? {
+        Put::Done { info, created: _ } => {
+            output.say(&format!("created stream {name}"), &to_json(&info))
+        }
+        Put::Refused(refusal) if refusal.reason() == Reason::AlreadyExists => {
+            let existing = admin.stream_config(&name).await?.and_then(|found| found.stream);
+            match existing {
+                Some(info) if if_missing => {
+                    output.say(&format!("stream {name} exists already"), &to_json(&info))
+                }
+                Some(_) | None => bail!(
+                    "stream {name} exists already; choose another name, or give --if-missing if \
+                     it is fine"
+                ),
+            }
+        }
+        Put::Refused(refusal) => bail!("create stream {name}: {}", refusal.message),
+    }
 }
 
-/// The stream of this name, if there is one.
-async fn find(client: &Client, name: &StreamName) -> anyhow::Result<Option<pb::StreamInfo>> {
-    let request = pb::GetStreamRequest { stream: name.to_string(), min_next_offset: None };
-    match client.get_stream(request).await {
-        Ok(info) => Ok(Some(info)),
-        Err(Error::Refused(refusal)) if refusal.reason() == Reason::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
+/// What a stream that does not exist yet was declared by last.
+pub(crate) const NOTHING: pb::ObjectRef = pb::ObjectRef { uid: String::new(), generation: 0 };
+
+/// The rights of whoever creates a stream; with a `pyramid dev` also those of its applications,
+/// which are one with its pusher.
+pub(crate) fn own_rights(rights: &mut pb::StreamRights, caller: &Caller) -> anyhow::Result<()> {
+    match caller {
+        // Without TLS there is nobody to give a right to, and all have them.
+        Caller::Plain => {}
+        Caller::Named { user } => give_all(rights, user),
+        Caller::Dev { user } => {
+            give_all(rights, user);
+            let pusher = [certificates::pusher(user.trust_domain())?.as_str().to_owned()];
+            add(&mut rights.appenders, &pusher);
+            add(&mut rights.readers, &pusher);
+        }
     }
+    Ok(())
 }
 
 /// The stream of this name, which must exist.
@@ -205,9 +241,9 @@ pub(super) async fn remove(
 ) -> anyhow::Result<()> {
     // Without it the command line is refused.
     let RemoveArgs { name, yes: _ } = args;
-    let client = connection.clone().client().await?;
-    let stream_id = existing(&client, &name).await?.stream_id;
     let mut admin = connection.admin().await?;
+    let found = admin.stream_config(&name).await?.and_then(|found| found.stream);
+    let stream_id = found.ok_or_else(|| explain_missing(&name))?.stream_id;
     let request = pb::DeleteStreamRequest {
         cluster_id: admin.cluster_id.clone(),
         name: name.to_string(),

@@ -10,7 +10,7 @@ use pyramid_protocol::pb::v1::{self as pb, Reason, refusal};
 use pyramid_protocol::{Batch, Offset, StreamName};
 use serde_json::{Map, Value};
 
-use crate::connection::{self, explain_refusal};
+use crate::connection::{self, Target, explain_refusal};
 use crate::log_time;
 use crate::output::{Format, Output, put_bytes, remark};
 
@@ -77,7 +77,8 @@ pub(super) async fn read(
     output: &mut Output,
 ) -> anyhow::Result<()> {
     let ReadArgs { name, from, from_time, last, max_records } = args;
-    let client = connection.client().await?;
+    let target = connection.target()?;
+    let client = target.client().await?;
     let start = match (from, from_time, last) {
         (Some(offset), _, _) => Start::Offset(Offset::new(offset)),
         (None, Some(time_ms), _) => Start::TimeMs(time_ms),
@@ -87,7 +88,7 @@ pub(super) async fn read(
     let options = Options {
         max_records: max_records.unwrap_or(0),
         give_up_after: Some(GIVE_UP_AFTER),
-        ..Options::new(name, start)
+        ..options(name, start, &target)?
     };
     print(client, options, max_records.unwrap_or(u64::MAX), output).await
 }
@@ -98,13 +99,20 @@ pub(super) async fn tail(
     output: &mut Output,
 ) -> anyhow::Result<()> {
     let TailArgs { name, lines, follow } = args;
-    let client = connection.client().await?;
+    let target = connection.target()?;
+    let client = target.client().await?;
     let options = Options {
         follow,
         give_up_after: (!follow).then_some(GIVE_UP_AFTER),
-        ..Options::new(name, Start::LastRecords(lines))
+        ..options(name, Start::LastRecords(lines), &target)?
     };
     print(client, options, u64::MAX, output).await
+}
+
+/// Chunks are opened here, where that can be, so that they do not pass through the Writer.
+fn options(name: StreamName, start: Start, target: &Target) -> anyhow::Result<Options> {
+    let fetcher = Some(target.fetcher()?);
+    Ok(Options { fetcher, falls_back: true, ..Options::new(name, start) })
 }
 
 /// Prints what a read brings, at most `records_max` records.

@@ -12,7 +12,7 @@ use pyramid_protocol::pb::v1::push_response::Answer;
 use pyramid_protocol::pb::v1::{Accepted, PushRequest, PushResponse};
 use tonic::{Request, Response, Status};
 
-use crate::running::{DEADLINE, Dev, Running, run};
+use crate::running::{DEADLINE, Dev, Running, run, text};
 
 #[test]
 fn what_was_acknowledged_outlives_kill_9() {
@@ -54,7 +54,9 @@ fn what_is_stored_is_read_also_when_the_file_for_other_commands_cannot_be_writte
     std::fs::create_dir(dev.data_dir().join("dev.new")).unwrap();
     dev.restart();
     let writer = dev.ready["writer"].as_str().unwrap();
-    assert_eq!(dev.run(["stream", "read", "orders", "--writer", writer]).ok(), "tea\n");
+    let tls = dev.data_dir().join("tls");
+    let read = ["stream", "read", "orders", "--writer", writer, "--tls", text(&tls)];
+    assert_eq!(dev.run(read).ok(), "tea\n");
     let error = dev.run(["stream", "read", "orders"]).failed(1);
     assert!(error.contains("give --writer"), "{error}");
 }

@@ -9,16 +9,24 @@ fn a_writer_that_does_not_run_is_named_with_the_command_that_starts_it() {
     let folder = tempfile::tempdir().unwrap();
     // Nobody listens on a port that was free a moment ago.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let expected = format!(
+        "error: nothing answers at {free}: Connection refused (os error 111); start it with \
+         `pyramid dev`"
+    );
     for arguments in [
         &["stream", "ls"][..],
-        &["stream", "create", "orders"],
         &["stream", "append", "orders", "tea"],
         &["stream", "read", "orders"],
     ] {
         let mut command = command();
         command.args(arguments).args(["--writer", &free]).current_dir(folder.path());
-        let expected = format!("error: nothing answers at {free}; start it with `pyramid dev`\n");
-        assert_eq!(run(&mut command).failed(1), expected, "{arguments:?}");
+        assert_eq!(run(&mut command).failed(1), format!("{expected}\n"), "{arguments:?}");
+    }
+    for arguments in [&["stream", "create", "orders"][..], &["stream", "rights", "orders"]] {
+        let mut command = command();
+        command.args(arguments).args(["--admin", &free]).current_dir(folder.path());
+        let error = run(&mut command).failed(1);
+        assert!(error.starts_with(&format!("{expected}, or give --admin")), "{error}");
     }
 }
 
@@ -65,8 +73,8 @@ fn a_named_directory_without_a_dev_is_an_error_and_no_other_writer_is_asked() {
 #[test]
 fn a_stream_that_does_not_exist_is_named_with_the_command_that_creates_it() {
     let dev = Dev::start();
-    let expected = "error: there is no stream orders; create it with `pyramid stream create \
-                    orders`, or see `pyramid stream ls`\n";
+    let what_to_do = "; create it with `pyramid stream create orders`, or have the right given with \
+                      `pyramid stream grant orders`\n";
     for arguments in [
         &["info", "orders"][..],
         &["append", "orders", "tea"],
@@ -75,8 +83,15 @@ fn a_stream_that_does_not_exist_is_named_with_the_command_that_creates_it() {
         &["tail", "orders", "-f"],
         &["seal", "orders"],
         &["trim", "orders", "1"],
-        &["rm", "orders", "--yes"],
     ] {
+        let error = run(dev.command(["stream"]).args(arguments)).failed(1);
+        assert!(error.starts_with("error: there is no stream "), "{arguments:?}: {error}");
+        assert!(error.ends_with(what_to_do), "{arguments:?}: {error}");
+    }
+    // Operators see every stream.
+    let expected = "error: there is no stream orders; create it with `pyramid stream create \
+                    orders`, or see `pyramid stream ls`\n";
+    for arguments in [&["rm", "orders", "--yes"][..], &["rights", "orders"]] {
         let mut command = dev.command(["stream"]);
         assert_eq!(run(command.args(arguments)).failed(1), expected, "{arguments:?}");
     }
@@ -184,7 +199,12 @@ fn every_help_teaches_by_example() {
         &["stream", "seal"],
         &["stream", "trim"],
         &["stream", "rm"],
+        &["stream", "rights"],
+        &["stream", "grant"],
+        &["stream", "revoke"],
+        &["certificate", "issue"],
         &["chunk", "inspect"],
+        &["verify"],
     ] {
         let help = run(command().args(words).arg("--help")).ok();
         let example = format!("\n  pyramid {}", words.join(" "));

@@ -2,7 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod chunks;
+mod denied;
 mod dev;
 mod errors;
+mod rights;
 mod running;
+mod store;
 mod streams;
+mod tls;
+mod verify;

@@ -146,7 +146,9 @@ impl Dev {
         let mut command = command();
         command.args(["dev", "--output", "json", "--data-dir"]).arg(self.data_dir());
         for port in ["--listen", "--admin-listen", "--local-listen"] {
-            command.args([port, "127.0.0.1:0"]);
+            if !self.flags.iter().any(|flag| flag == port) {
+                command.args([port, "127.0.0.1:0"]);
+            }
         }
         command.args(&self.flags);
         command

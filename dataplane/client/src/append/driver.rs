@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, TryFutureExt};
 use pyramid_protocol::pb::v1::append_response::Answer as PbAnswer;
@@ -22,12 +23,15 @@ pub(crate) struct Driver {
     client: Client,
     incoming: mpsc::Receiver<Entry>,
     queue: Queue,
+    call_age: Duration,
 }
 
 /// Why a connection was given up.
 enum End {
     /// The session was dropped or has nothing more to do.
     Finished,
+    /// All that was sent is answered, and the call is old.
+    Aged,
     /// All is answered, and something was refused that may succeed over another connection.
     Refused(Refusal),
     /// The connection broke, or an answer did not come in time.
@@ -43,8 +47,8 @@ struct Seen {
 }
 
 impl Driver {
-    pub(crate) fn new(client: Client, incoming: mpsc::Receiver<Entry>) -> Self {
-        Self { client, incoming, queue: Queue::default() }
+    pub(crate) fn new(client: Client, incoming: mpsc::Receiver<Entry>, call_age: Duration) -> Self {
+        Self { client, incoming, queue: Queue::default(), call_age }
     }
 
     pub(crate) async fn run(mut self) {
@@ -70,6 +74,7 @@ impl Driver {
             }
             let refusal = match end {
                 End::Finished => return,
+                End::Aged => continue,
                 End::Refused(refusal) | End::Lost(refusal) => refusal,
             };
             writer.failed(&refusal);
@@ -90,6 +95,7 @@ impl Driver {
     ) -> End {
         let mut refused: Option<Refusal> = None;
         let mut open = true;
+        let aged_at = Instant::now() + self.call_age;
         loop {
             if let Some(refusal) = &refused
                 && self.queue.needs_new_connection()
@@ -97,7 +103,11 @@ impl Driver {
             {
                 return End::Refused(refusal.clone());
             }
-            let to_send = self.queue.next_to_send().cloned();
+            let is_aged = Instant::now() >= aged_at;
+            if is_aged && self.queue.sent() == 0 {
+                return End::Aged;
+            }
+            let to_send = self.queue.next_to_send().filter(|_| !is_aged).cloned();
             let deadline = self.queue.deadline();
             tokio::select! {
                 biased;
@@ -140,6 +150,7 @@ impl Driver {
                     // Nobody waits for the answers any more.
                     None => return End::Finished,
                 },
+                () = sleep_until(aged_at), if !is_aged => {}
                 () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                     return End::Lost(broken("the Writer did not answer in time"));
                 }
@@ -149,7 +160,7 @@ impl Driver {
 
     /// Waits, but goes on taking what is appended and answering what has run out of time, with the
     /// reason of the wait.
-    async fn pause(&mut self, pause: std::time::Duration, why: &Refusal) {
+    async fn pause(&mut self, pause: Duration, why: &Refusal) {
         let until = Instant::now() + pause;
         while let Ok(Some(entry)) = timeout_at(until, self.incoming.recv()).await {
             self.queue.push(entry);

@@ -6,10 +6,10 @@
 use pyramid_protocol::pb::v1 as pb;
 use pyramid_protocol::{Batch, Offset, batch};
 use pyramid_storage::chunk::{ReadError, Start};
-use pyramid_storage::{ChunkReader, Fetcher};
+use pyramid_storage::{ChunkReader, Fetcher, object_store};
 
 use crate::budget::{OpenChunk, Share};
-use crate::read::Batches;
+use crate::read::{Batches, Origin};
 
 /// Why a chunk cannot be read on. The Writer is asked again for its place.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,13 @@ pub(crate) enum Error {
     Read(#[from] ReadError),
     #[error(transparent)]
     Batch(#[from] batch::Error),
+}
+
+impl Error {
+    /// This reader may not open what the location names, and never will.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self, Self::Read(ReadError::Store(object_store::Error::Refused { .. })))
+    }
 }
 
 pub(crate) struct ChunkBatches {
@@ -47,6 +54,6 @@ impl ChunkBatches {
             *first = first.skip_to(self.from)?;
         }
         let held = share.hold(batches.iter().map(Batch::encoded_len).sum()).await;
-        Ok(Some(Batches { batches, held }))
+        Ok(Some(Batches { batches, held, origin: Origin::Chunk }))
     }
 }

@@ -125,6 +125,11 @@ impl Progress {
         Ok(position)
     }
 
+    /// Has the Writer read chunks from now on.
+    pub(crate) fn leave_chunks_to_the_writer(&mut self) {
+        self.options.fetcher = None;
+    }
+
     /// Checks that `offset` is where the read is.
     pub(crate) fn expect(&self, offset: Offset) -> Result<(), Broken> {
         let reached = self.reached.ok_or(Broken::NotStarted)?;

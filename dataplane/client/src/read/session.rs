@@ -17,7 +17,7 @@ use crate::budget::{OpenChunk, Share};
 use crate::connection::{Client, RETRY, Writer, wait};
 use crate::read::chunk::{self, ChunkBatches};
 use crate::read::progress::{Admitted, Broken, Progress};
-use crate::read::{Batches, Error, Item, Options};
+use crate::read::{Batches, Error, Item, Options, Origin};
 
 /// How long a replica may take to say where the read begins. The wait for `min_next_offset` comes
 /// on top, so a read with one is not timed.
@@ -32,7 +32,12 @@ pub(crate) struct Session {
     backoff: Backoff,
     /// Since when nothing has worked.
     failing_since: Option<Instant>,
+    /// Chunks that could not be opened since something worked.
+    chunk_failures: u32,
 }
+
+/// As often a chunk is tried before the Writer reads it instead, for a reader that falls back.
+const CHUNK_FAILURES_MAX: u32 = 3;
 
 /// The messages of one call, and what was taken from them before its turn.
 struct Ahead {
@@ -50,6 +55,8 @@ enum End {
     /// Ask again for what comes next: the offset is elsewhere now, or the place that was told is not
     /// good any more.
     Moved(&'static str),
+    /// Ask again; the Writer reads chunks from now on.
+    FellBack,
     /// Ask again, after a wait.
     Lost(Refusal),
     /// Asking again would not help.
@@ -67,7 +74,15 @@ impl Session {
     ) -> Self {
         let share = options.budget.share();
         let progress = Progress::new(options);
-        Self { client, progress, share, items, backoff: RETRY, failing_since: None }
+        Self {
+            client,
+            progress,
+            share,
+            items,
+            backoff: RETRY,
+            failing_since: None,
+            chunk_failures: 0,
+        }
     }
 
     pub(crate) async fn run(mut self) {
@@ -77,6 +92,7 @@ impl Session {
             let Err(end) = self.call(&writer).await;
             let refusal = match end {
                 End::Finished => return,
+                End::FellBack => continue,
                 End::Moved(_) if self.progress.reached() != before => continue,
                 // A Writer that sends a reader in a circle is asked slowly.
                 End::Moved(how) => Refusal::unknown(Reason::Unavailable, how),
@@ -157,7 +173,7 @@ impl Session {
                     .collect::<Result<_, _>>()
                     .map_err(|error| broken(error.into()))?;
                 let held = self.share.hold(bytes).await;
-                self.batches(Batches { batches, held }).await
+                self.batches(Batches { batches, held, origin: Origin::Writer }).await
             }
             Some(PbItem::Chunk(location)) => {
                 let open = self.progress.options().budget.open_chunk().await;
@@ -186,7 +202,7 @@ impl Session {
 
     /// Takes and delivers batches that must be the next ones.
     async fn batches(&mut self, batches: Batches) -> Step<()> {
-        let Batches { batches, held } = batches;
+        let Batches { batches, held, origin } = batches;
         let mut admitted = Vec::with_capacity(batches.len());
         let mut over = false;
         for batch in batches {
@@ -199,7 +215,8 @@ impl Session {
                 // What came before it is good.
                 Err(error) => {
                     if !admitted.is_empty() {
-                        self.deliver(Item::Batches(Batches { batches: admitted, held })).await?;
+                        let batches = Batches { batches: admitted, held, origin };
+                        self.deliver(Item::Batches(batches)).await?;
                     }
                     return Err(broken(error));
                 }
@@ -207,7 +224,7 @@ impl Session {
         }
         if !admitted.is_empty() {
             self.worked();
-            self.deliver(Item::Batches(Batches { batches: admitted, held })).await?;
+            self.deliver(Item::Batches(Batches { batches: admitted, held, origin })).await?;
         }
         if over || self.progress.is_done() { Err(End::Finished) } else { Ok(()) }
     }
@@ -231,10 +248,23 @@ impl Session {
         let end = Offset::new(location.next_offset);
         loop {
             self.look_ahead(end, messages)?;
-            let Some(batches) = chunk.next(&self.share).await.map_err(of_chunk)? else { break };
-            self.batches(batches).await?;
+            match chunk.next(&self.share).await {
+                Ok(Some(batches)) => self.batches(batches).await?,
+                Ok(None) => return self.progress.expect(end).map_err(broken),
+                Err(error) => return Err(self.chunk_failed(&error)),
+            }
         }
-        self.progress.expect(end).map_err(broken)
+    }
+
+    /// A chunk cannot be read on: asks for it again, or leaves it to the Writer.
+    fn chunk_failed(&mut self, error: &chunk::Error) -> End {
+        self.chunk_failures += 1;
+        let is_over = error.is_refused() || self.chunk_failures >= CHUNK_FAILURES_MAX;
+        if is_over && self.progress.options().falls_back {
+            self.progress.leave_chunks_to_the_writer();
+            return End::FellBack;
+        }
+        of_chunk(error)
     }
 
     /// Opens the chunk behind the one that ends at `end`, if the Writer has told its place already
@@ -259,6 +289,7 @@ impl Session {
     fn worked(&mut self) {
         self.backoff.reset();
         self.failing_since = None;
+        self.chunk_failures = 0;
     }
 
     async fn deliver(&self, item: Item) -> Step<()> {
@@ -297,9 +328,8 @@ fn broken(error: Broken) -> End {
 /// A location that is too old is asked for again, at once if the read has come on since it was told.
 /// So is one whose bytes were damaged on their way. What is damaged in the store stays damaged, and
 /// is told at each try.
-#[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
-fn of_chunk(error: chunk::Error) -> End {
-    let chunk::Error::Read(ReadError::Store(store)) = &error else {
+fn of_chunk(error: &chunk::Error) -> End {
+    let chunk::Error::Read(ReadError::Store(store)) = error else {
         return End::Lost(Refusal::unknown(Reason::Damaged, error.to_string()));
     };
     if let object_store::Error::Expired { .. } = store {

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use pyramid_protocol::net::{self, TcpAccept};
+use pyramid_protocol::net::{self, Age, TcpAccept};
 use pyramid_protocol::pb::v1::writer_server::WriterServer;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{Batch, Offset, Records, SeededEntropy, StreamId};
@@ -80,6 +80,8 @@ pub(crate) struct State {
     pub(crate) locations: usize,
     /// Calls of `Append` so far.
     pub(crate) sessions: usize,
+    /// Attachments that were refused because there is no such subscription.
+    pub(crate) refused_attachments: usize,
     last_id: u64,
 }
 
@@ -148,6 +150,11 @@ impl FakeWriter {
 
     /// A Writer with these streams from the moment that it can be reached.
     pub(crate) async fn start_at(address: SocketAddr, streams: &[&str]) -> Self {
+        Self::start_of_age(address, streams, Age::default()).await
+    }
+
+    /// One whose connections live as long as `age` says.
+    pub(crate) async fn start_of_age(address: SocketAddr, streams: &[&str], age: Age) -> Self {
         let accept = TcpAccept::bind(address).await.unwrap();
         let address = accept.local_address().unwrap();
         let network = Network::default();
@@ -173,9 +180,9 @@ impl FakeWriter {
             writer.create(stream);
         }
         writer.server.spawn(async move {
-            net::server()
+            net::server_of_age(age)
                 .add_service(service)
-                .serve_with_incoming(net::incoming(accept))
+                .serve_with_incoming(net::incoming_of_age(accept, age))
                 .await
                 .unwrap();
         });

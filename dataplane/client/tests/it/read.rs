@@ -1,10 +1,13 @@
 //! Reads: from chunks to live records without a gap, and never silently from elsewhere.
 
+use std::time::Duration;
+
 use futures::StreamExt;
 use pyramid_client::read::{Error, Item, Options, Start};
 use pyramid_client::{ByteBudget, Reader};
 use pyramid_protocol::pb::v1::{Reason, Refusal};
 use pyramid_protocol::{Offset, Position, StreamId};
+use pyramid_storage::Fetcher;
 use pyramid_storage::object_store::{Call, Fault};
 use tokio::time::timeout;
 
@@ -124,6 +127,31 @@ async fn the_writer_reads_chunks_for_a_reader_without_a_fetcher() {
     assert_eq!(take(&mut reader, all.len()).await, all);
     assert_eq!(to_end(&mut reader).await, None);
     assert_eq!(writer.look(|state| state.locations), 0);
+}
+
+#[tokio::test]
+async fn a_reader_that_falls_back_lets_the_writer_read_what_it_may_not_open() {
+    let writer = filled(2).await;
+    let opens_nothing = Options { fetcher: Some(Fetcher::new()), ..options(&writer) };
+    let mut strict =
+        reader(&writer, Options { give_up_after: Some(Duration::ZERO), ..opens_nothing.clone() });
+    assert!(matches!(to_end(&mut strict).await, Some(Error::NoAnswer { .. })));
+    let before = writer.look(|state| state.locations);
+    let mut reader = reader(&writer, Options { falls_back: true, ..opens_nothing });
+    let all = numbered(&writer, 0);
+    assert_eq!(take(&mut reader, all.len()).await, all);
+    assert_eq!(to_end(&mut reader).await, None);
+    // It was told one place, and did not want to know more.
+    assert_eq!(writer.look(|state| state.locations), before + 1);
+}
+
+#[tokio::test]
+async fn a_reader_that_can_open_chunks_does_not_fall_back() {
+    let writer = filled(3).await;
+    let mut reader = reader(&writer, Options { falls_back: true, ..options(&writer) });
+    let all = numbered(&writer, 0);
+    assert_eq!(take(&mut reader, all.len()).await, all);
+    assert_eq!(writer.look(|state| state.locations), 3);
 }
 
 #[tokio::test]
@@ -321,7 +349,7 @@ async fn readers_hold_no_more_than_their_budget() {
     let mut held = Vec::new();
     let all = budget.free();
     while budget.free() > 0 {
-        match timeout(std::time::Duration::from_millis(200), reader.next()).await {
+        match timeout(Duration::from_millis(200), reader.next()).await {
             Ok(Some(Ok(Item::Batches(batches)))) => held.push(batches),
             Ok(Some(item)) => drop(item.unwrap()),
             Ok(None) | Err(_) => break,

@@ -15,6 +15,7 @@ use ::http::{HeaderValue, Request, Uri, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
+use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 
 use self::{
@@ -71,6 +72,11 @@ impl Client {
         name: &str,
         range: Range<u64>,
     ) -> Result<HttpBody, Error> {
+        // It could be a password, and errors show the name.
+        let authority = name.split('/').nth(2).unwrap_or_default();
+        if authority.contains('@') {
+            return Err(refused("a URL with a user", "a location never has one"));
+        }
         if name.starts_with("http:") && !self.allows_plain_http {
             return Err(refused(name, "it has no TLS, which this reader's settings do not allow"));
         }
@@ -119,10 +125,15 @@ impl Client {
     }
 }
 
-/// `scheme://host:port`, for people. `None` for a URL with a user, and for a host without a name.
+/// `scheme://host:port`, for people. `None` for a URL with a user, and for a host whose name could
+/// never stand in a certificate.
 fn server(uri: &Uri) -> Option<String> {
     let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
-    (!authority.host().is_empty()).then(|| ())?;
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let is_https = uri.scheme_str() == Some("https");
+    if host.is_empty() || is_https && ServerName::try_from(host).is_err() {
+        return None;
+    }
     Some(format!("{}://{authority}", uri.scheme_str()?))
 }
 

@@ -44,7 +44,7 @@ use crate::{
     transport::{Cause, cause},
 };
 
-/// No call of the store lasts longer: after this time, what was begun is done or will never be.
+/// No put or delete is waited for longer.
 pub const CALL_TIMEOUT_MAX: Duration = Duration::from_secs(240);
 
 /// What a call may take that carries no bytes.
@@ -252,7 +252,7 @@ impl ObjectStore for S3Store {
         let end = range.end.min(POSITION_MAX + 1);
         // S3 has no empty ranges; one byte shows whether the object is there.
         let asked = start..end.max(start + 1);
-        let len = if end > start { end - start } else { 0 };
+        let len = end.saturating_sub(start);
         let header = format!("bytes={}-{}", asked.start, asked.end - 1);
         let get =
             self.client.get_object().bucket(&self.bucket).key(key.as_str()).range(header).send();

@@ -250,9 +250,9 @@ impl Endpoint {
         };
         let authority = uri.authority().ok_or_else(bad)?;
         let names_a_path = uri.path() != "/" || uri.query().is_some() || text.contains('#');
-        let port_is_bad = authority.port().is_some() && authority.port_u16().is_none_or(|p| p == 0);
+        let has_port = authority.as_str().len() > authority.host().len();
+        let port_is_bad = has_port && authority.port_u16().is_none_or(|port| port == 0);
         if authority.as_str().contains('@')
-            || authority.as_str().ends_with(':')
             || authority.host().is_empty()
             || names_a_path
             || port_is_bad

@@ -16,10 +16,9 @@ use std::path::{Path, PathBuf};
 use pyramid_protocol::{Entropy as _, SystemEntropy};
 
 use super::files::{self, Mode};
-use super::{BUNDLE_FILE, CHAIN_FILE, KEY_FILE};
+use super::{BUNDLE_FILE, CHAIN_FILE, KEY_FILE, VERSION_LINK};
 use crate::authority::Issued;
 
-const CURRENT: &str = "..data";
 const NEXT: &str = "..data_next";
 /// Begins the names of all that readers do not look at.
 const HIDDEN: &str = "..";
@@ -40,9 +39,9 @@ pub fn write_directory(directory: &Path, issued: &Issued, bundle_pem: &str) -> i
     files::write_new(&target.join(CHAIN_FILE), issued.chain_pem.as_bytes(), Mode::Public)?;
     files::write_new(&target.join(BUNDLE_FILE), bundle_pem.as_bytes(), Mode::Public)?;
     files::sync_directory(&target)?;
-    replace_link(directory, NEXT, Path::new(&version), CURRENT)?;
+    replace_link(directory, NEXT, Path::new(&version), VERSION_LINK)?;
     for name in [KEY_FILE, CHAIN_FILE, BUNDLE_FILE] {
-        let link = PathBuf::from(CURRENT).join(name);
+        let link = PathBuf::from(VERSION_LINK).join(name);
         let is_there = fs::read_link(directory.join(name)).is_ok_and(|target| target == link);
         if !is_there {
             replace_link(directory, NEXT, &link, name)?;

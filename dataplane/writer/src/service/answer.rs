@@ -43,7 +43,7 @@ fn placed(appended: Appended, duplicate: bool) -> pb::Appended {
     }
 }
 
-fn refusal(refused: Refused) -> Refusal {
+pub(super) fn refusal(refused: Refused) -> Refusal {
     match refused {
         Refused::Voided => failure(Failure::Dropped),
         Refused::NoStream => {
@@ -127,10 +127,6 @@ pub(super) fn stops() -> Refusal {
     Refusal::new(Reason::Unavailable, "the Writer stops; ask again")
 }
 
-pub(super) fn no_stream(name: &str) -> Refusal {
-    Refusal::new(Reason::NotFound, format!("there is no stream {name:?}, or no right to it"))
-}
-
 pub(crate) fn recreated(name: &str, id: u64) -> Refusal {
     Refusal::new(
         Reason::StreamRecreated,
@@ -166,6 +162,10 @@ pub(crate) fn control_refusal(refused: &ControlRefused) -> Refusal {
         ControlRefused::OlderGeneration { generation } => Refusal::new(
             Reason::AlreadyExists,
             format!("generation {generation} of this object was put before; put a newer one"),
+        ),
+        ControlRefused::DeclaredSince => Refusal::new(
+            Reason::AlreadyExists,
+            "somebody else has declared the stream since it was read; read it again",
         ),
         ControlRefused::BeyondNext { next } => Refusal::new(
             Reason::BeyondNext,

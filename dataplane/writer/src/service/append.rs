@@ -15,14 +15,18 @@ use futures::{Stream, stream};
 use pyramid_protocol::limits::{APPEND_BYTES_MAX, STREAM_NAME_BYTES_MAX};
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{Offset, Records, StreamId, StreamName};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use super::answer;
+use super::streams::{deleted, present};
 use crate::appender::{Answer, Append, Failure, SessionStream};
 use crate::entry::{Expectation, Producer};
 use crate::member::Member;
-use crate::state::{Outcome, Refused};
+use crate::metrics::Call;
+use crate::rights::{Caller, Right};
+use crate::state::{Outcome, Refused, State, Stream as StoredStream};
 
 /// Bytes of one session that may wait for their answers. A single larger append is taken alone.
 const SESSION_BYTES_MAX: usize = 16 << 20;
@@ -33,8 +37,17 @@ const SESSION_APPENDS_MAX: usize = 4096;
 /// Streams that one session may append to.
 const SESSION_STREAMS_MAX: usize = 10_000;
 
+/// Streams that one session may be refused for before it ends: their names are remembered, and
+/// whoever has no right to any can make up names.
+const SESSION_REFUSED_STREAMS_MAX: usize = 256;
+
 struct Session {
     member: Arc<Member>,
+    caller: Caller,
+    /// Moves when a right to append may have been taken.
+    configuration: watch::Receiver<u64>,
+    /// What it counted last.
+    configured: u64,
     requests: Streaming<pb::AppendRequest>,
     /// No more requests are read.
     requests_end: bool,
@@ -53,6 +66,8 @@ struct Session {
 struct StreamState {
     stream_id: StreamId,
     revision: u32,
+    /// What the configuration counted when the right to append was looked at.
+    checked: u64,
     shared: SessionStream,
     /// Appends without an answer.
     unanswered: usize,
@@ -65,16 +80,22 @@ struct StreamState {
 /// An answer that is there, or will be.
 enum Waiting {
     Ready(pb::AppendResponse),
-    Queued { stream: String, bytes: usize, answer: oneshot::Receiver<Answer> },
+    Queued { stream: String, bytes: usize, arrived: Instant, answer: oneshot::Receiver<Answer> },
 }
 
 /// The answers of a session, in the order of its requests.
 pub(super) fn answers(
     member: Arc<Member>,
+    caller: Caller,
     requests: Streaming<pb::AppendRequest>,
 ) -> impl Stream<Item = Result<pb::AppendResponse, Status>> {
+    let mut configuration = member.view.configuration();
+    let configured = *configuration.borrow_and_update();
     let session = Session {
         member,
+        caller,
+        configuration,
+        configured,
         requests,
         requests_end: false,
         failed: None,
@@ -98,7 +119,7 @@ impl Session {
                 self.admit(request);
             }
             let reads = !self.requests_end
-                && self.broken.len() < SESSION_STREAMS_MAX
+                && self.broken.len() < SESSION_REFUSED_STREAMS_MAX
                 && self.held.is_none()
                 && self.waiting.len() < SESSION_APPENDS_MAX
                 && self.waiting_bytes < SESSION_BYTES_MAX;
@@ -131,6 +152,7 @@ impl Session {
                 "an append has at most {APPEND_BYTES_MAX} bytes of records; send less at once, in a new session ({})",
                 status.message()
             ));
+            self.member.metrics.refused(Call::Append, &refusal);
             self.waiting.push_back(Waiting::Ready(answer::append_response(Err(refusal))));
         } else {
             self.failed = Some(status);
@@ -141,17 +163,20 @@ impl Session {
     fn answered(&mut self, response: FirstAnswer) -> pb::AppendResponse {
         let first = self.waiting.pop_front();
         match (first, response) {
-            (Some(Waiting::Queued { stream, bytes, .. }), FirstAnswer::Queued(answer)) => {
+            (Some(Waiting::Queued { stream, bytes, arrived, .. }), FirstAnswer::Queued(answer)) => {
                 self.waiting_bytes -= bytes;
                 if let Some(state) = self.streams.get_mut(&stream) {
                     state.unanswered -= 1;
                 }
                 let epoch = self.member.view.read(|state, _| state.epoch());
                 let answer = match answer {
-                    Ok(Outcome::Refused(Refused::NoStream)) => Err(gone(&self.member, &stream)),
+                    Ok(Outcome::Refused(Refused::NoStream)) => {
+                        Err(gone(&self.member, &self.caller, &stream))
+                    }
                     Ok(outcome) => answer::appended(outcome, epoch),
                     Err(failure) => Err(answer::failure(failure)),
                 };
+                self.member.metrics.answered(&answer, bytes, arrived.elapsed());
                 answer::append_response(answer)
             }
             (Some(Waiting::Ready(response)), _) => response,
@@ -168,13 +193,14 @@ impl Session {
             return;
         }
         let stream = request.stream.clone();
-        let bytes = request.records.len();
+        let (bytes, arrived) = (request.records.len(), Instant::now());
         match self.enqueue(request) {
             Ok(answer) => {
                 self.waiting_bytes += bytes;
-                self.waiting.push_back(Waiting::Queued { stream, bytes, answer });
+                self.waiting.push_back(Waiting::Queued { stream, bytes, arrived, answer });
             }
             Err(refusal) => {
+                self.member.metrics.refused(Call::Append, &refusal);
                 // A longer name is refused whenever it comes, and is not worth the memory.
                 if stream.len() <= STREAM_NAME_BYTES_MAX {
                     self.broken.insert(stream);
@@ -208,7 +234,10 @@ impl Session {
         if self.broken.contains(&stream) {
             return Err(answer::failure(Failure::SessionBroken));
         }
-        let member = &*self.member;
+        if self.configuration.has_changed().unwrap_or(false) {
+            self.configured = *self.configuration.borrow_and_update();
+        }
+        let (member, caller, configured) = (&*self.member, &self.caller, self.configured);
         if !self.streams.contains_key(&stream) && self.streams.len() >= SESSION_STREAMS_MAX {
             return Err(answer::invalid(format!(
                 "a session appends to at most {SESSION_STREAMS_MAX} streams; begin another"
@@ -216,8 +245,14 @@ impl Session {
         }
         let state = match self.streams.entry(stream.clone()) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(first) => first.insert(StreamState::resolve(member, &stream)?),
+            Entry::Vacant(first) => {
+                first.insert(StreamState::resolve(member, caller, configured, &stream)?)
+            }
         };
+        if state.checked != configured {
+            member.view.read(|view, _| check_right(view, caller, &stream, state.stream_id))?;
+            state.checked = configured;
+        }
         if state.shared.is_broken() {
             return Err(answer::failure(Failure::SessionBroken));
         }
@@ -234,7 +269,10 @@ impl Session {
         let expectation =
             expected_next_offset.map(|offset| expectation(epoch, offset)).transpose()?;
         let stamped = producer.map(stamped).transpose()?;
-        check_open(member, &stream, state.stream_id, stamped.is_some())?;
+        member.view.read(|view, _| {
+            let stored = present(view, caller, &stream, state.stream_id)?;
+            check_open(stored, caller, producer.map(|producer| producer.id))
+        })?;
         let usage = member.usage();
         if usage.refuses_appends() {
             return Err(answer::wal_full(usage));
@@ -265,19 +303,26 @@ impl Session {
 
 impl StreamState {
     /// Resolves the name once for the session: id and revision are stamped on all its appends.
-    fn resolve(member: &Member, name: &str) -> Result<Self, Refusal> {
+    fn resolve(
+        member: &Member,
+        caller: &Caller,
+        configured: u64,
+        name: &str,
+    ) -> Result<Self, Refusal> {
         let stream: StreamName =
             name.parse().map_err(|error| answer::invalid(format!("stream: {error}")))?;
         if member.appender.log_time_ms().is_none() {
             return Err(answer::failure(Failure::NotLeader));
         }
-        let found = member.view.read(|state, _| {
-            state.stream_by_name(&stream).map(|stream| (stream.id, stream.revision))
-        });
-        let (stream_id, revision) = found.ok_or_else(|| answer::no_stream(name))?;
+        let (stream_id, revision) = member.view.read(|state, _| {
+            let stream = state.stream_by_name(&stream).ok_or_else(|| caller.no_stream(name))?;
+            caller.check(Right::Append, stream, state)?;
+            Ok((stream.id, stream.revision))
+        })?;
         Ok(Self {
             stream_id,
             revision,
+            checked: configured,
             shared: SessionStream::default(),
             unanswered: 0,
             expects: false,
@@ -302,33 +347,30 @@ fn producer_of(request: &pb::AppendRequest) -> Option<(u64, u32)> {
 }
 
 /// A closed stream takes no appends. Those with a producer pass all the same: only apply knows
-/// whether one of them is a retry of what was written before.
+/// whether one of them is a retry of what was written before. A producer is used by its owner only.
 fn check_open(
-    member: &Member,
-    name: &str,
-    stream_id: StreamId,
-    has_producer: bool,
+    stream: &StoredStream,
+    caller: &Caller,
+    producer_id: Option<u64>,
 ) -> Result<(), Refusal> {
-    let closed = member.view.read(|state, _| state.stream(stream_id).map(|s| s.closed));
-    match closed {
-        None => Err(gone(member, name)),
-        Some(true) if !has_producer => {
-            Err(Refusal::new(Reason::Closed, "the stream is closed for appends"))
+    let Some(producer_id) = producer_id else {
+        let closed = || Refusal::new(Reason::Closed, "the stream is closed for appends");
+        return if stream.closed { Err(closed()) } else { Ok(()) };
+    };
+    match stream.producers.by_id(producer_id) {
+        Some(producer) if !caller.owns(&producer.identity) => {
+            Err(answer::refusal(Refused::UnknownProducer))
         }
-        Some(_) => Ok(()),
+        Some(_) | None => Ok(()),
     }
 }
 
-/// The stream that the session began with was deleted; its name may mean another one by now.
-fn gone(member: &Member, name: &str) -> Refusal {
-    let name: Option<StreamName> = name.parse().ok();
-    let other = member.view.read(|state, _| {
-        name.as_ref().and_then(|name| state.stream_by_name(name)).map(|stream| stream.id)
-    });
-    match (name, other) {
-        (Some(name), Some(id)) => answer::recreated(name.as_str(), id.get()),
-        (_, _) => Refusal::new(Reason::NotFound, "the stream was deleted"),
-    }
+fn check_right(state: &State, caller: &Caller, name: &str, id: StreamId) -> Result<(), Refusal> {
+    caller.check(Right::Append, present(state, caller, name, id)?, state)
+}
+
+fn gone(member: &Member, caller: &Caller, name: &str) -> Refusal {
+    member.view.read(|state, _| deleted(state, caller, name))
 }
 
 enum FirstAnswer {

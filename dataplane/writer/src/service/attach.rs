@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::{Stream, stream};
 use pyramid_protocol::limits::NAME_BYTES_MAX;
-use pyramid_protocol::pb::stored::v1::{StoredDeliveryMode, StoredStartFrom};
-use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal, attach_request, attach_response};
+use pyramid_protocol::pb::stored::v1::{self as stored, StoredDeliveryMode, StoredStartFrom};
+use pyramid_protocol::pb::v1::{self as pb, Refusal, attach_request, attach_response};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
@@ -14,6 +14,9 @@ use tonic::{Status, Streaming};
 use super::answer;
 use crate::attachments::Attached;
 use crate::member::Member;
+use crate::metrics::Call;
+use crate::rights::Caller;
+use crate::state::State;
 
 /// A connection that says nothing for this long is given up: a pusher reports every 10 s.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
@@ -23,6 +26,7 @@ const UNKNOWN_RETRY_AFTER_MS: u32 = 1_000;
 
 struct Attachment {
     member: Arc<Member>,
+    caller: Caller,
     requests: Streaming<pb::AttachRequest>,
     configuration: watch::Receiver<u64>,
     attached: Option<(String, Attached)>,
@@ -32,11 +36,19 @@ struct Attachment {
 
 pub(super) fn answers(
     member: Arc<Member>,
+    caller: Caller,
     requests: Streaming<pb::AttachRequest>,
 ) -> impl Stream<Item = Result<pb::AttachResponse, Status>> {
     let configuration = member.view.configuration();
-    let attachment =
-        Attachment { member, requests, configuration, attached: None, told: None, ended: false };
+    let attachment = Attachment {
+        member,
+        caller,
+        requests,
+        configuration,
+        attached: None,
+        told: None,
+        ended: false,
+    };
     stream::unfold(attachment, |mut attachment| async move {
         if attachment.ended {
             return None;
@@ -52,6 +64,7 @@ pub(super) fn answers(
             Ok(None) => return None,
             Err(refusal) => {
                 attachment.ended = true;
+                attachment.member.metrics.refused(Call::Attach, &refusal);
                 attach_response::Message::Refused(refusal)
             }
         };
@@ -93,11 +106,20 @@ impl Attachment {
                         "a subscription's name has 1 to {NAME_BYTES_MAX} bytes"
                     )));
                 }
+                // Who may not attach is not shown to the operator as attached, not even for a moment.
+                self.member
+                    .view
+                    .read(|state, _| self.find(state, &hello.subscription).map(drop))?;
                 let name = hello.subscription.clone();
                 self.attached = Some((name, self.member.attachments.attach(hello)));
                 Ok(())
             }
-            (Some(attach_request::Message::Report(report)), Some((_, attached))) => {
+            (Some(attach_request::Message::Report(mut report)), Some((_, attached))) => {
+                let told = self.told.as_ref().map_or(&[][..], |told| &told.streams);
+                // Names of a subscription are sorted.
+                report.streams.retain(|one| {
+                    told.binary_search_by(|told| told.stream.cmp(&one.stream)).is_ok()
+                });
                 attached.report(report);
                 Ok(())
             }
@@ -110,15 +132,22 @@ impl Attachment {
         }
     }
 
+    /// The subscription, if it exists and the caller may attach to it.
+    fn find<'a>(
+        &self,
+        state: &'a State,
+        subscription: &str,
+    ) -> Result<&'a stored::Subscription, Refusal> {
+        let found = state.subscription(subscription).filter(|one| self.caller.may_attach(one));
+        found.map(|found| &**found).ok_or_else(|| {
+            let refusal = self.caller.no_subscription(subscription);
+            refusal.with_retry_after_ms(UNKNOWN_RETRY_AFTER_MS)
+        })
+    }
+
     fn assignment(&self, subscription: &str) -> Result<pb::Assignment, Refusal> {
         self.member.view.read(|state, _| {
-            let found = state.subscription(subscription).ok_or_else(|| {
-                Refusal::new(
-                    Reason::NotFound,
-                    format!("there is no subscription {subscription:?}; declare it first"),
-                )
-                .with_retry_after_ms(UNKNOWN_RETRY_AFTER_MS)
-            })?;
+            let found = self.find(state, subscription)?;
             let streams = found.streams.iter().map(|name| pb::AssignedStream {
                 stream: name.clone(),
                 stream_id: name

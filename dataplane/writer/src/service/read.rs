@@ -15,38 +15,49 @@ use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal, read_response::Item}
 use pyramid_protocol::{Batch, Offset, Position, StreamId, StreamName};
 use pyramid_storage::chunk::{ChunkReader, ReadError, Start as ChunkStart};
 use pyramid_storage::object_store;
+use tokio::sync::watch;
 use tonic::Status;
 
 use super::answer;
-use super::streams::{leaders_word, parse_name, resolve, wait_for};
+use super::streams::{leaders_word, parse_name, present, resolve, wait_for};
 use crate::live;
 use crate::member::Member;
+use crate::metrics::{Call, SentFrom};
+use crate::rights::{Caller, Right};
 use crate::state::{State, Stream as StreamState};
 use crate::view::Subscription;
 
 /// Bytes of batches in one item; a larger batch goes alone.
 const ITEM_BYTES_MAX: usize = 1 << 20;
 
+/// The same for the first items; later ones grow with what was taken before. A connection takes
+/// some items also for a reader that takes nothing: so thousands of such readers hold little.
+const FIRST_ITEM_BYTES_MAX: usize = 16 << 10;
+
 /// The items of one read, to its end.
 pub(super) fn items(
     member: Arc<Member>,
+    caller: Caller,
     request: pb::ReadRequest,
 ) -> impl Stream<Item = Result<pb::ReadResponse, Status>> {
-    let shutdown = member.shutdown.clone();
-    let walk = Walk::Begins(member, request);
-    stream::unfold((walk, shutdown), |(walk, shutdown)| async move {
+    let (shutdown, metrics) = (member.shutdown.clone(), Arc::clone(&member.metrics));
+    let walk = Walk::Begins(member, caller, request);
+    stream::unfold((walk, shutdown, metrics), |(walk, shutdown, metrics)| async move {
         // Without a word, a reader could take the end of the process for the end of the stream.
         let (item, walk) = tokio::select! {
             biased;
             next = walk.next() => next?,
             () = shutdown.cancelled() => (Item::Refused(answer::stops()), Walk::Ended),
         };
-        Some((Ok(pb::ReadResponse { item: Some(item) }), (walk, shutdown)))
+        if let Item::Refused(refusal) = &item {
+            metrics.refused(Call::Read, refusal);
+        }
+        Some((Ok(pb::ReadResponse { item: Some(item) }), (walk, shutdown, metrics)))
     })
 }
 
 enum Walk {
-    Begins(Arc<Member>, pb::ReadRequest),
+    Begins(Arc<Member>, Caller, pb::ReadRequest),
     Goes(Box<Reader>),
     Ended,
 }
@@ -54,7 +65,7 @@ enum Walk {
 impl Walk {
     async fn next(self) -> Option<(Item, Self)> {
         match self {
-            Self::Begins(member, request) => match begin(member, request).await {
+            Self::Begins(member, caller, request) => match begin(member, caller, request).await {
                 Ok((start, reader)) => Some((Item::Start(start), Self::Goes(Box::new(reader)))),
                 Err(refusal) => Some((Item::Refused(refusal), Self::Ended)),
             },
@@ -71,6 +82,9 @@ impl Walk {
 
 struct Reader {
     member: Arc<Member>,
+    caller: Caller,
+    /// Moves when the right to read may have been taken.
+    configuration: watch::Receiver<u64>,
     name: StreamName,
     stream_id: StreamId,
     /// All before it is sent.
@@ -78,6 +92,8 @@ struct Reader {
     follow: bool,
     want_locations: bool,
     left: Left,
+    /// Bytes of all batches so far.
+    sent_bytes: u64,
     locations_sent: usize,
     caught_up: bool,
     subscription: Subscription,
@@ -101,19 +117,21 @@ enum Step {
 
 async fn begin(
     member: Arc<Member>,
+    caller: Caller,
     request: pb::ReadRequest,
 ) -> Result<(pb::ReadStart, Reader), Refusal> {
     let name = parse_name(&request.stream)?;
     leaders_word(&member).await?;
-    let stream = resolve(&member, &name, request.stream_id)?;
+    let configuration = member.view.configuration();
+    let stream = resolve(&member, &caller, Right::Read, &name, request.stream_id)?;
     wait_for(&member, stream.id, request.min_next_offset).await?;
     let subscription = member.view.subscribe([stream.id].into());
     let (stream, epoch) = member.view.read(|state, _| {
-        let stream = state.stream(stream.id).cloned();
-        (stream, state.epoch())
-    });
-    let stream = stream.ok_or_else(|| answer::no_stream(name.as_str()))?;
-    let position = start(&member, &stream, epoch, &request).await?;
+        let stream = present(state, &caller, name.as_str(), stream.id)?;
+        caller.check(Right::Read, stream, state)?;
+        Ok::<_, Refusal>((Arc::clone(stream), state.epoch()))
+    })?;
+    let position = start(&member, &caller, &stream, epoch, &request).await?;
     let start = pb::ReadStart {
         position: Some(Position { stream_id: stream.id, epoch, offset: position }.into()),
         first_offset: stream.first.get(),
@@ -132,10 +150,13 @@ async fn begin(
         follow: request.follow,
         want_locations: request.want_locations,
         left,
+        sent_bytes: 0,
         locations_sent: 0,
         caught_up: false,
         subscription,
         chunk: None,
+        configuration,
+        caller,
         member,
     };
     Ok((start, reader))
@@ -143,6 +164,7 @@ async fn begin(
 
 async fn start(
     member: &Member,
+    caller: &Caller,
     stream: &StreamState,
     epoch: u32,
     request: &pb::ReadRequest,
@@ -158,7 +180,7 @@ async fn start(
             let from = stream.next.get().saturating_sub(count).max(stream.first.get());
             Ok(Offset::new(from))
         }
-        Some(Start::TimeMs(time_ms)) => since(member, &stream.name, stream.id, time_ms).await,
+        Some(Start::TimeMs(time_ms)) => since(member, caller, stream, time_ms).await,
         None => Ok(stream.first),
     }
 }
@@ -214,18 +236,18 @@ fn trimmed(stream: &StreamState, offset: Offset) -> Refusal {
 /// The first batch appended at or after a log time; the end if there is none.
 async fn since(
     member: &Member,
-    name: &StreamName,
-    stream_id: StreamId,
+    caller: &Caller,
+    stream: &StreamState,
     time_ms: u64,
 ) -> Result<Offset, Refusal> {
     // Both places in one look: in between, a range could go from the one to the other unseen.
     let found = member.view.read(|state, live| {
-        let stream = Arc::clone(state.stream(stream_id)?);
+        let stream = present(state, caller, stream.name.as_str(), stream.id)?;
         let in_chunk = stream.chunks.from(stream.first).find(|c| c.last_time_ms >= time_ms);
         let in_chunk = in_chunk.cloned();
-        Some((stream, in_chunk, live.batch_since(stream_id, time_ms)))
+        Ok::<_, Refusal>((Arc::clone(stream), in_chunk, live.batch_since(stream.id, time_ms)))
     });
-    let (stream, in_chunk, in_log) = found.ok_or_else(|| answer::no_stream(name.as_str()))?;
+    let (stream, in_chunk, in_log) = found?;
     let base = match in_chunk {
         Some(chunk) => {
             let start = ChunkStart::Time(time_ms);
@@ -281,11 +303,12 @@ fn chunk_refusal(error: &ReadError) -> Refusal {
 impl Reader {
     async fn next(&mut self) -> Result<Option<Item>, Refusal> {
         loop {
+            self.check_right()?;
             if self.left.is_used_up() {
                 return Ok(None);
             }
             if let Some(batches) = self.read_chunk_on().await? {
-                if let Some(item) = self.send(batches)? {
+                if let Some(item) = self.send(SentFrom::Chunk, batches)? {
                     return Ok(Some(item));
                 }
                 continue;
@@ -300,7 +323,7 @@ impl Reader {
                 }
                 Step::Live { end } => {
                     let batches = self.read_live(end).await?;
-                    if let Some(item) = self.send(batches)? {
+                    if let Some(item) = self.send(SentFrom::Live, batches)? {
                         return Ok(Some(item));
                     }
                 }
@@ -309,20 +332,31 @@ impl Reader {
                     return Ok(Some(Item::CaughtUp(pb::CaughtUp { next_offset: next.get() })));
                 }
                 Step::CaughtUp { .. } if self.follow => {
-                    self.subscription.changed().await;
+                    tokio::select! {
+                        _ = self.subscription.changed() => {}
+                        // The view lives as long as its reader.
+                        _ = self.configuration.changed() => self.configuration.mark_changed(),
+                    }
                 }
                 Step::CaughtUp { .. } => return Ok(None),
             }
         }
     }
 
+    /// Looks again whether the caller may read, if anything was configured since the last look.
+    fn check_right(&mut self) -> Result<(), Refusal> {
+        if !self.configuration.has_changed().unwrap_or(false) {
+            return Ok(());
+        }
+        self.configuration.mark_unchanged();
+        self.member.view.read(|state, _| {
+            let stream = present(state, &self.caller, self.name.as_str(), self.stream_id)?;
+            self.caller.check(Right::Read, stream, state)
+        })
+    }
+
     fn step(&self, state: &State) -> Result<Step, Refusal> {
-        let Some(stream) = state.stream(self.stream_id) else {
-            return Err(match state.stream_by_name(&self.name) {
-                Some(other) => answer::recreated(self.name.as_str(), other.id.get()),
-                None => answer::no_stream(self.name.as_str()),
-            });
-        };
+        let stream = present(state, &self.caller, self.name.as_str(), self.stream_id)?;
         if self.position < stream.first {
             return Err(trimmed(stream, self.position));
         }
@@ -350,6 +384,7 @@ impl Reader {
             Refusal::new(Reason::Unavailable, "the chunk cannot be located now; retry")
         })?;
         self.locations_sent += 1;
+        self.member.metrics.locations.inc();
         let records = chunk.next_offset - self.position.get();
         self.left.take(records, chunk.plain_bytes);
         self.position = Offset::new(chunk.next_offset);
@@ -368,7 +403,9 @@ impl Reader {
 
     async fn read_live(&self, end: Offset) -> Result<Vec<Batch>, Refusal> {
         let Member { view, wal, .. } = &*self.member;
-        let read = live::read(view, wal, self.stream_id, self.position, end, ITEM_BYTES_MAX);
+        let bytes_max = usize::try_from(self.sent_bytes / 2).unwrap_or(ITEM_BYTES_MAX);
+        let bytes_max = bytes_max.clamp(FIRST_ITEM_BYTES_MAX, ITEM_BYTES_MAX);
+        let read = live::read(view, wal, self.stream_id, self.position, end, bytes_max);
         match read.await {
             Ok(batches) => Ok(batches),
             // Shipped in between: the next step finds the chunk.
@@ -388,7 +425,7 @@ impl Reader {
     }
 
     /// Shortens the first batch to the position, keeps the limits, moves the position.
-    fn send(&mut self, batches: Vec<Batch>) -> Result<Option<Item>, Refusal> {
+    fn send(&mut self, from: SentFrom, batches: Vec<Batch>) -> Result<Option<Item>, Refusal> {
         let mut encoded = Vec::with_capacity(batches.len());
         for batch in batches {
             if batch.next_offset() <= self.position {
@@ -407,9 +444,11 @@ impl Reader {
                 break;
             }
             self.left.take(u64::from(batch.record_count), bytes);
+            self.sent_bytes = self.sent_bytes.saturating_add(bytes);
             self.position = batch.next_offset();
             encoded.push(batch.encode());
         }
+        self.member.metrics.sent(from, encoded.iter().map(bytes::Bytes::len).sum());
         let batches = pb::ReadBatches { batches: encoded };
         Ok((!batches.batches.is_empty()).then_some(Item::Batches(batches)))
     }

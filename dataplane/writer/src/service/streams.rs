@@ -13,10 +13,14 @@ use tokio::time::timeout;
 use super::answer;
 use crate::live_index::LiveIndex;
 use crate::member::Member;
+use crate::rights::{Caller, Right};
 use crate::state::{ControlOutcome, State, Stream};
 
 /// Most streams in one answer of `ListStreams`.
 const LIST_LEN_MAX: usize = 1_000;
+
+/// Most streams that `ListStreams` looks at before it lets entries be applied.
+const LOOKS_MAX: usize = 1_000;
 
 /// How long a call waits for a replica to apply as far as the caller has seen.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,17 +49,41 @@ pub(super) fn parse_name(name: &str) -> Result<StreamName, Refusal> {
     name.parse().map_err(|error| answer::invalid(format!("stream: {error}")))
 }
 
-/// The stream of this name; with an id, only if it has that id.
+/// The stream of this name, if the caller may do this with it; with an id, only if it has that id.
 pub(super) fn resolve(
     member: &Member,
+    caller: &Caller,
+    right: Right,
     name: &StreamName,
     stream_id: Option<u64>,
 ) -> Result<Arc<Stream>, Refusal> {
-    let stream = member.view.read(|state, _| state.stream_by_name(name).cloned());
-    let stream = stream.ok_or_else(|| answer::no_stream(name.as_str()))?;
+    let stream = member.view.read(|state, _| {
+        let stream = state.stream_by_name(name).ok_or_else(|| caller.no_stream(name.as_str()))?;
+        caller.check(right, stream, state)?;
+        Ok(Arc::clone(stream))
+    })?;
     match stream_id {
         Some(id) if id != stream.id.get() => Err(answer::recreated(name.as_str(), stream.id.get())),
         Some(_) | None => Ok(stream),
+    }
+}
+
+/// The stream that a call began with, unless it was deleted since.
+pub(super) fn present<'a>(
+    state: &'a State,
+    caller: &Caller,
+    name: &str,
+    id: StreamId,
+) -> Result<&'a Arc<Stream>, Refusal> {
+    state.stream(id).ok_or_else(|| deleted(state, caller, name))
+}
+
+/// The stream that a call began with was deleted; its name may mean another one by now.
+pub(super) fn deleted(state: &State, caller: &Caller, name: &str) -> Refusal {
+    let other = name.parse().ok().and_then(|name| state.stream_by_name(&name));
+    match other.filter(|other| caller.sees(other, state)) {
+        Some(other) => answer::recreated(name, other.id.get()),
+        None => caller.no_stream(name),
     }
 }
 
@@ -95,21 +123,28 @@ pub(super) async fn wait_for(
 
 pub(super) async fn get(
     member: &Member,
+    caller: &Caller,
     request: pb::GetStreamRequest,
 ) -> Result<pb::StreamInfo, Refusal> {
     let name = parse_name(&request.stream)?;
     leaders_word(member).await?;
-    let stream = resolve(member, &name, None)?;
-    wait_for(member, stream.id, request.min_next_offset).await?;
-    let info = member.view.read(|state, live| {
-        let stream = state.stream_by_name(&name)?;
-        Some(stream_info(state, live, stream))
-    });
-    info.ok_or_else(|| answer::no_stream(name.as_str()))
+    // Whoever may do anything with a stream may know how far it reaches.
+    let look = |state: &State, live: &LiveIndex| {
+        let stream = state.stream_by_name(&name).filter(|stream| caller.sees(stream, state));
+        let stream = stream.ok_or_else(|| caller.no_stream(name.as_str()))?;
+        Ok::<_, Refusal>((stream.id, stream_info(state, live, stream)))
+    };
+    let (id, info) = member.view.read(look)?;
+    if request.min_next_offset.is_none() {
+        return Ok(info);
+    }
+    wait_for(member, id, request.min_next_offset).await?;
+    member.view.read(look).map(|(_, info)| info)
 }
 
 pub(super) async fn list(
     member: &Member,
+    caller: &Caller,
     request: &pb::ListStreamsRequest,
 ) -> Result<pb::ListStreamsResponse, Refusal> {
     leaders_word(member).await?;
@@ -117,33 +152,50 @@ pub(super) async fn list(
         Ok(0) | Err(_) => LIST_LEN_MAX,
         Ok(limit) => limit.min(LIST_LEN_MAX),
     };
-    let after = match request.after.as_str() {
+    let mut after = match request.after.as_str() {
         "" => None,
         name => Some(parse_name(name)?),
     };
-    Ok(member.view.read(|state, live| {
-        let mut names = state.streams_by_name(&request.prefix, after.as_ref());
-        let streams: Vec<_> =
-            names.by_ref().take(limit).map(|stream| stream_info(state, live, stream)).collect();
-        pb::ListStreamsResponse { streams, more: names.next().is_some() }
-    }))
+    let mut streams = Vec::new();
+    loop {
+        // Looked up in parts: few of very many may be the caller's.
+        let (last, more) = member.view.read(|state, live| {
+            let (mut looks, mut last) = (0, None);
+            for stream in state.streams_by_name(&request.prefix, after.as_ref()).take(LOOKS_MAX) {
+                if caller.sees(stream, state) {
+                    if streams.len() == limit {
+                        return (None, true);
+                    }
+                    streams.push(stream_info(state, live, stream));
+                }
+                looks += 1;
+                last = (looks == LOOKS_MAX).then(|| stream.name.clone());
+            }
+            (last, false)
+        });
+        match last {
+            Some(last) => after = Some(last),
+            None => return Ok(pb::ListStreamsResponse { streams, more }),
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 pub(super) async fn init_producer(
     member: &Member,
-    identity: &str,
+    caller: &Caller,
     request: pb::InitProducerRequest,
 ) -> Result<pb::InitProducerResponse, Refusal> {
     let name = parse_name(&request.stream)?;
     leaders_word(member).await?;
-    let stream = resolve(member, &name, None)?;
+    let stream = resolve(member, caller, Right::Append, &name, None)?;
     if request.name.is_empty() || request.name.len() > NAME_BYTES_MAX {
         return Err(answer::invalid(format!("a producer's name has 1 to {NAME_BYTES_MAX} bytes")));
     }
     for _ in 0..DRAWS_MAX {
         let command = Command::InitProducer(stored::InitProducer {
             stream_id: stream.id.get(),
-            identity: identity.to_owned(),
+            identity: caller.identity().to_owned(),
             name: request.name.clone(),
             resume_sequence: request.resume_sequence,
             new_id: member.entropy.id53(),
@@ -168,11 +220,12 @@ pub(super) async fn init_producer(
 
 pub(super) async fn trim(
     member: &Member,
+    caller: &Caller,
     request: pb::TrimRequest,
 ) -> Result<pb::TrimResponse, Refusal> {
     let name = parse_name(&request.stream)?;
     leaders_word(member).await?;
-    let stream = resolve(member, &name, request.stream_id)?;
+    let stream = resolve(member, caller, Right::Manage, &name, request.stream_id)?;
     let command = Command::Trim(stored::Trim {
         stream_id: stream.id.get(),
         first_offset: request.first_offset,
@@ -185,11 +238,12 @@ pub(super) async fn trim(
 /// Cuts what is there now. Several chunks, if it is more than one may hold.
 pub(super) async fn seal(
     member: &Member,
+    caller: &Caller,
     request: pb::SealRequest,
 ) -> Result<pb::SealResponse, Refusal> {
     let name = parse_name(&request.stream)?;
     leaders_word(member).await?;
-    let stream = resolve(member, &name, request.stream_id)?;
+    let stream = resolve(member, caller, Right::Manage, &name, request.stream_id)?;
     let sealed = member.shipper.seal(stream.id, stream.next).await.map_err(answer::failure)?;
     Ok(pb::SealResponse { sealed_offset: Offset::get(sealed) })
 }

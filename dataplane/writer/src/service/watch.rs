@@ -1,4 +1,7 @@
 //! `Writer.Watch`: the newest next offset of some streams, lossy.
+//!
+//! A stream that the caller has no right to is told like one that does not exist; from the moment
+//! that a right is given or taken, like one that is created or deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use tonic::Status;
 use super::answer;
 use super::streams::parse_name;
 use crate::member::Member;
+use crate::rights::Caller;
 use crate::view::Subscription;
 
 /// Most streams that one call watches.
@@ -22,6 +26,7 @@ const ANSWER_STREAMS_MAX: usize = 4_000;
 
 struct Watcher {
     member: Arc<Member>,
+    caller: Caller,
     names: BTreeSet<StreamName>,
     configuration: watch::Receiver<u64>,
     /// Made anew when a name means another stream.
@@ -39,6 +44,7 @@ struct Following {
 
 pub(super) fn answers(
     member: Arc<Member>,
+    caller: Caller,
     request: &pb::WatchRequest,
 ) -> Result<impl Stream<Item = Result<pb::WatchResponse, Status>> + use<>, Refusal> {
     if request.streams.len() > STREAMS_MAX {
@@ -49,6 +55,7 @@ pub(super) fn answers(
     let configuration = member.view.configuration();
     let watcher = Watcher {
         member,
+        caller,
         untold: names.clone(),
         names,
         configuration,
@@ -93,6 +100,7 @@ impl Watcher {
     fn follow(&self) -> Following {
         let names: BTreeMap<StreamId, StreamName> = self.member.view.read(|state, _| {
             let found = self.names.iter().filter_map(|name| state.stream_by_name(name));
+            let found = found.filter(|stream| self.caller.sees(stream, state));
             found.map(|stream| (stream.id, stream.name.clone())).collect()
         });
         let ids: BTreeSet<StreamId> = names.keys().copied().collect();
@@ -105,7 +113,8 @@ impl Watcher {
         while news.len() < ANSWER_STREAMS_MAX {
             let Some(name) = self.untold.pop_first() else { break };
             let next = self.member.view.read(|state, _| {
-                state.stream_by_name(&name).map(|stream| Position {
+                let stream = state.stream_by_name(&name);
+                stream.filter(|stream| self.caller.sees(stream, state)).map(|stream| Position {
                     stream_id: stream.id,
                     epoch: state.epoch(),
                     offset: stream.next,

@@ -123,6 +123,9 @@ impl State {
     fn put_stream(&mut self, command: &stored::PutStream, change: &mut Option<Change>) -> Result {
         let object = object(command.object.as_ref())?;
         let stream = self.alive(command.stream_id)?;
+        if command.expected.as_ref().is_some_and(|expected| *expected != stream.object) {
+            return Err(ControlRefused::DeclaredSince);
+        }
         not_older(&stream.object, object)?;
         let id = stream.id;
         let settings = command.settings.unwrap_or_default();
@@ -300,7 +303,7 @@ impl State {
                 return Ok(ControlOutcome::SubscriptionPut);
             }
         }
-        Arc::make_mut(&mut self.subscriptions).insert(name.clone(), Arc::new(subscription.clone()));
+        Arc::make_mut(&mut self.subscriptions).insert(subscription.clone());
         *change = Some(Change::Subscription { name: name.clone() });
         Ok(ControlOutcome::SubscriptionPut)
     }
@@ -310,7 +313,7 @@ impl State {
         command: &stored::DeleteSubscription,
         change: &mut Option<Change>,
     ) -> Result {
-        if !self.subscriptions.contains_key(&command.name) {
+        if self.subscriptions.get(&command.name).is_none() {
             return Err(ControlRefused::NotFound);
         }
         Arc::make_mut(&mut self.subscriptions).remove(&command.name);

@@ -2,7 +2,7 @@
 //!
 //! Equal states are equal bytes. Log ids that are not there have an index of all ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use super::control::{WRAPPED_KEY_LEN, check_subscription, object};
 use super::producers::{Producer, Producers};
 use super::shards::Shards;
 use super::stream::{DIGEST_LEN, Stream};
+use super::subscriptions::Subscriptions;
 use super::{Chunks, State};
 use crate::entry::{FEATURE_LEVEL_MAX, LogId};
 
@@ -82,7 +83,7 @@ impl State {
             membership_term,
             membership_index,
             streams,
-            subscriptions: self.subscriptions.values().map(|one| (**one).clone()).collect(),
+            subscriptions: self.subscriptions.after("").map(|one| (**one).clone()).collect(),
             used_stream_ids,
             removed_node_ids: self.removed_node_ids.iter().copied().collect(),
         }
@@ -109,14 +110,14 @@ impl State {
             (Some(_), None) | (None, Some(_)) => return Err(wrong("half a membership")),
         };
         let streams = streams(image.streams, &image.used_stream_ids, image.epoch)?;
-        let mut subscriptions = BTreeMap::new();
+        let mut subscriptions = Subscriptions::default();
         check(image.subscriptions.is_sorted_by(|a, b| a.name < b.name), || {
             "subscriptions are not sorted".into()
         })?;
         for subscription in image.subscriptions {
             check_subscription(&subscription)
                 .map_err(|refused| wrong(format!("subscription: {refused:?}")))?;
-            subscriptions.insert(subscription.name.clone(), Arc::new(subscription));
+            subscriptions.insert(subscription);
         }
         check(image.removed_node_ids.is_sorted_by(|a, b| a < b), || {
             "removed nodes are not sorted".into()

@@ -270,6 +270,8 @@ pub enum ControlRefused {
         /// The generation that is there.
         generation: u64,
     },
+    /// `PutStream`: another object or generation than the expected one was put last. Read it again.
+    DeclaredSince,
     /// `Trim`, `Seal`: the offset lies above the stream's end.
     BeyondNext {
         /// Where the stream ends.

@@ -146,6 +146,52 @@ async fn a_deleted_stream_frees_its_name_and_never_its_id() {
     writer.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declaration_is_read_changed_and_put_back_unless_somebody_was_faster() {
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    let object = |uid: &str, generation| pb::ObjectRef { uid: uid.to_owned(), generation };
+    let rights = |reader: &str| pb::StreamRights {
+        readers: vec![reader.to_owned()],
+        ..pb::StreamRights::default()
+    };
+    let settings = Some(pb::StreamSettings { chunk_bytes: 7, chunk_age_ms: 8 });
+    let new = pb::PutStream {
+        settings,
+        rights: Some(rights("spiffe://td/a")),
+        expected: Some(object("", 0)),
+        ..put("a", "u", 1)
+    };
+    let id = put_streams(&mut writer, vec![new.clone()]).await.remove(0).unwrap().0;
+    let reason = |refused: Result<_, Refusal>| refused.unwrap_err().reason();
+    let again = put_streams(&mut writer, vec![new.clone()]).await.remove(0);
+    assert_eq!(reason(again), Reason::AlreadyExists);
+
+    let get = |name: &str| pb::GetStreamConfigRequest { name: name.to_owned() };
+    let read = writer.admin.get_stream_config(get("a")).await.unwrap().into_inner();
+    let stream = read.stream.unwrap();
+    assert_eq!((stream.stream_id, stream.settings), (id, settings));
+    assert_eq!((read.object, read.rights), (Some(object("u", 1)), new.rights.clone()));
+    let missing = refusal(writer.admin.get_stream_config(get("b")).await.unwrap_err());
+    assert_eq!(missing.reason(), Reason::NotFound);
+
+    let changed = |expected: pb::ObjectRef| pb::PutStream {
+        rights: Some(rights("spiffe://td/b")),
+        expected: Some(expected),
+        ..put("a", "u", 2)
+    };
+    let put_changed = vec![changed(object("u", 1)), changed(object("u", 1))];
+    let mut results = put_streams(&mut writer, put_changed).await;
+    assert_eq!(reason(results.pop().unwrap()), Reason::AlreadyExists);
+    assert_eq!(results, [Ok((id, false))]);
+    let read = writer.admin.get_stream_config(get("a")).await.unwrap().into_inner();
+    assert_eq!(read.rights, Some(rights("spiffe://td/b")));
+    let gone = pb::PutStream { name: "b".to_owned(), ..changed(object("u", 1)) };
+    let gone = put_streams(&mut writer, vec![gone]).await.remove(0);
+    assert_eq!(reason(gone), Reason::NotFound);
+    writer.stop().await;
+}
+
 async fn config_page(writer: &mut Writer, after: &str, limit: u32) -> pb::ListConfigResponse {
     let request = pb::ListConfigRequest { after: after.to_owned(), limit };
     writer.admin.list_config(request).await.unwrap().into_inner()

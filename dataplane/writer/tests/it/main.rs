@@ -8,13 +8,20 @@
 )]
 
 mod admin;
+mod answers;
 mod append;
+mod hostile;
 mod lifecycle;
 mod limits;
+mod ops;
 mod producers;
 mod read;
 mod restart;
+mod revocation;
+mod rights;
+mod secrecy;
 mod shipping;
+mod tenants;
 mod wal;
 mod watch_attach;
 mod writer;

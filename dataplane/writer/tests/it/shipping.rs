@@ -11,6 +11,7 @@ use pyramid_storage::object_store::{
     Call, Condition, Error, Fault, FaultRates, Listing, Object, Version,
 };
 use pyramid_storage::{ClusterId, MemoryStore, ObjectKey, ObjectNames, ObjectStore, cluster_file};
+use tokio::time::Instant;
 
 use crate::writer::{CLUSTER, Folder, Writer, append, eventually, offsets};
 
@@ -172,6 +173,23 @@ async fn a_faulty_store_costs_time_and_nothing_else() {
         assert_eq!(writer.values(stream, 0).await, expected);
     }
     assert_eq!(open_seals(&writer).await, 0);
+    writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_asks_for_a_wait_is_left_alone_for_it() {
+    let folder = Folder::new();
+    let store = Arc::new(MemoryStore::new());
+    let mut writer = folder.found_on(&store, &[]).await;
+    writer.put_stream("a").await;
+    writer.append("a", &["0"]).await;
+    // Ten times the first wait that the shipper would choose itself.
+    let wait = Duration::from_secs(1);
+    store.fail_next(Call::Put, Fault::Busy(wait));
+    let began = Instant::now();
+    writer.seal("a").await;
+    assert_eq!(store.faults_met(), 1);
+    assert!(began.elapsed() >= wait, "{:?}", began.elapsed());
     writer.stop().await;
 }
 

@@ -1,5 +1,6 @@
 //! A whole replica in a temporary folder, over real sockets, real disk and real files.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
+use crate::tenants::{Door, Nobody, Tenants};
+
 /// Nothing here takes this long; a test that waits longer has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -36,8 +39,10 @@ pub(crate) const CLUSTER: [u8; 16] = [7; 16];
 pub(crate) struct Writer {
     pub(crate) calls: WriterClient<Channel>,
     pub(crate) admin: AdminClient<Channel>,
-    running: JoinHandle<Result<(), replica::Error>>,
-    shutdown: CancellationToken,
+    /// Where health and metrics are.
+    pub(crate) ops: SocketAddr,
+    pub(crate) running: JoinHandle<Result<(), replica::Error>>,
+    pub(crate) shutdown: CancellationToken,
 }
 
 pub(crate) struct Folder(pub(crate) TempDir);
@@ -101,13 +106,29 @@ impl Folder {
         self.spawn(config, |_| {}).await.expect("the replica starts").0
     }
 
+    /// Starts a replica of a new cluster. Its callers over sockets are local ones; others connect in
+    /// memory, and each says who it is.
+    pub(crate) async fn found_for_many(&self) -> (Writer, Tenants) {
+        let (tenants, writers, admins) = Tenants::new();
+        let started = self.try_start_with(self.config(&[]), |parts| {
+            let writer = std::mem::replace(&mut parts.writer, Box::new(Nobody));
+            parts.writer = Box::new(Door::new(writer, writers));
+            let admin = std::mem::replace(&mut parts.admin, Box::new(Nobody));
+            parts.admin = Box::new(Door::new(admin, admins));
+        });
+        let mut writer = started.await.expect("the replica starts");
+        writer.bootstrap(CLUSTER).await.unwrap();
+        (writer, tenants)
+    }
+
     async fn spawn(
         &self,
         config: Config,
         change: impl FnOnce(&mut Environment),
     ) -> Result<(Writer, oneshot::Receiver<()>), replica::Error> {
         let free = "127.0.0.1:0".parse().unwrap();
-        let (mut environment, addresses) = Environment::open(&config, free, free).await?;
+        let (mut environment, addresses) =
+            Environment::open(&config, free, free, Some(free)).await?;
         change(&mut environment);
         let shutdown = CancellationToken::new();
         let (serving, served) = oneshot::channel();
@@ -118,12 +139,12 @@ impl Folder {
             let serving = move || serving.send(()).unwrap_or_default();
             replica::run(config, environment, serving, stop).await
         });
-        let connect = |address: std::net::SocketAddr| {
-            channel(Arc::new(TcpConnect), &address.to_string()).unwrap()
-        };
+        let connect =
+            |address: SocketAddr| channel(Arc::new(TcpConnect), &address.to_string()).unwrap();
         let writer = Writer {
             calls: WriterClient::new(connect(addresses.writer)),
             admin: AdminClient::new(connect(addresses.admin)),
+            ops: addresses.ops.unwrap(),
             running,
             shutdown,
         };
@@ -216,8 +237,13 @@ impl Writer {
     }
 
     pub(crate) async fn stop(self) {
+        self.begin_stop().await;
+    }
+
+    /// Stops it; to be awaited for the end.
+    pub(crate) fn begin_stop(self) -> impl Future<Output = ()> {
         self.shutdown.cancel();
-        self.ended().await.expect("a clean stop");
+        async { self.ended().await.expect("a clean stop") }
     }
 
     pub(crate) async fn put_stream(&mut self, name: &str) -> pb::StreamInfo {
@@ -229,11 +255,30 @@ impl Writer {
         name: &str,
         settings: pb::StreamSettings,
     ) -> pb::StreamInfo {
+        self.put(name, settings, pb::StreamRights::default()).await
+    }
+
+    /// Creates a stream with these rights, or gives them to one that exists.
+    pub(crate) async fn put_rights(
+        &mut self,
+        name: &str,
+        rights: pb::StreamRights,
+    ) -> pb::StreamInfo {
+        self.put(name, pb::StreamSettings::default(), rights).await
+    }
+
+    async fn put(
+        &mut self,
+        name: &str,
+        settings: pb::StreamSettings,
+        rights: pb::StreamRights,
+    ) -> pb::StreamInfo {
         let put = pb::PutStream {
             object: Some(pb::ObjectRef { uid: format!("uid of {name}"), generation: 1 }),
             name: name.to_owned(),
             settings: Some(settings),
-            rights: None,
+            rights: Some(rights),
+            expected: None,
         };
         let request =
             pb::PutStreamsRequest { cluster_id: CLUSTER.to_vec().into(), streams: vec![put] };
@@ -244,10 +289,35 @@ impl Writer {
         }
     }
 
+    pub(crate) async fn delete_subscription(&mut self, name: &str) {
+        let request = pb::DeleteSubscriptionRequest {
+            cluster_id: CLUSTER.to_vec().into(),
+            name: name.to_owned(),
+            object: subscription(name, 1, &[]).object,
+        };
+        self.admin.delete_subscription(request).await.unwrap();
+    }
+
+    /// Puts many streams at once.
+    pub(crate) async fn put_streams(&mut self, names: &[String]) {
+        let streams = names.iter().map(|name| pb::PutStream {
+            object: Some(pb::ObjectRef { uid: format!("uid of {name}"), generation: 1 }),
+            name: name.clone(),
+            settings: Some(pb::StreamSettings::default()),
+            rights: None,
+        });
+        let streams = streams.collect();
+        let request = pb::PutStreamsRequest { cluster_id: CLUSTER.to_vec().into(), streams };
+        let response = self.admin.put_streams(request).await.unwrap().into_inner();
+        let put = response
+            .results
+            .iter()
+            .filter(|result| matches!(result.result, Some(put_stream_result::Result::Stream(_))));
+        assert_eq!(put.count(), names.len());
+    }
+
     pub(crate) async fn session(&mut self) -> Session {
-        let (requests, received) = mpsc::channel(1024);
-        let answers = self.calls.append(ReceiverStream::new(received)).await.unwrap().into_inner();
-        Session { requests, answers }
+        Session::open(&mut self.calls).await
     }
 
     /// Appends in a session of its own.
@@ -308,6 +378,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    pub(crate) async fn open(calls: &mut WriterClient<Channel>) -> Self {
+        let (requests, received) = mpsc::channel(1024);
+        let answers = calls.append(ReceiverStream::new(received)).await.unwrap().into_inner();
+        Self { requests, answers }
+    }
+
     pub(crate) async fn append(
         &mut self,
         request: pb::AppendRequest,

@@ -459,6 +459,7 @@ impl Attached {
                         state.assignments.get(&self.subscription).cloned()
                     };
                     let Some(assignment) = assignment else {
+                        self.shared.change(|state| state.refused_attachments += 1);
                         let refusal = refusal(Reason::NotFound);
                         return Some(pb::attach_response::Message::Refused(refusal));
                     };

@@ -28,6 +28,9 @@ where
     match error {
         SdkError::ServiceError(context) => {
             let (code, message) = (context.err().code(), context.err().message());
+            if code.is_none() && context.raw().status().is_success() {
+                return Failure::Unusable("an answer that cannot be read");
+            }
             Failure::Answer(answer(context.raw(), code, message))
         }
         SdkError::ResponseError(context) => {

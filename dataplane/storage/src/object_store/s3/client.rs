@@ -93,29 +93,7 @@ pub(super) async fn open(settings: &S3Settings) -> Result<Opened, OpenError> {
         Some(endpoint) => endpoint.to_string(),
         None => format!("AWS in {region}"),
     };
-    let config = Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(http)
-        .region(region.clone())
-        .retry_config(RetryConfig::disabled())
-        .timeout_config(
-            TimeoutConfig::builder()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .operation_attempt_timeout(CALL_TIMEOUT_MAX)
-                .operation_timeout(CALL_TIMEOUT_MAX)
-                .build(),
-        )
-        .stalled_stream_protection(
-            StalledStreamProtectionConfig::enabled().grace_period(STALL_TIMEOUT).build(),
-        )
-        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-        .disable_clock_skew_correction(true)
-        .force_path_style(settings.endpoint().is_some());
-    let config = match settings.endpoint() {
-        Some(endpoint) => config.endpoint_url(endpoint.as_str()),
-        None => config,
-    };
+    let config = configured(settings, region.clone(), http);
     let (config, credentials) = match settings.credentials_dir() {
         Some(directory) => {
             let provider = FileCredentials::new(directory.clone());
@@ -136,6 +114,37 @@ pub(super) async fn open(settings: &S3Settings) -> Result<Opened, OpenError> {
         }
     };
     Ok(Opened { client: Client::from_conf(config.build()), place, credentials })
+}
+
+/// All that does not depend on credentials.
+fn configured(
+    settings: &S3Settings,
+    region: Region,
+    http: SharedHttpClient,
+) -> aws_sdk_s3::config::Builder {
+    let config = Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .http_client(http)
+        .region(region)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .operation_attempt_timeout(CALL_TIMEOUT_MAX)
+                .operation_timeout(CALL_TIMEOUT_MAX)
+                .build(),
+        )
+        .stalled_stream_protection(
+            StalledStreamProtectionConfig::enabled().grace_period(STALL_TIMEOUT).build(),
+        )
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .disable_clock_skew_correction(true)
+        .force_path_style(settings.endpoint().is_some());
+    match settings.endpoint() {
+        Some(endpoint) => config.endpoint_url(endpoint.as_str()),
+        None => config,
+    }
 }
 
 fn http_client(trusted: TrustStore) -> SharedHttpClient {

@@ -381,8 +381,8 @@ async fn a_clock_that_is_wrong_by_a_day_is_told_and_not_worked_around() {
         assert!(error.contains("is 24 hours ahead of that of http://127.0.0.1"), "{error}");
         assert!(error.ends_with("set the clock of this machine"), "{error}");
     }
-    let signed_at = |asked: &Asked| asked.header("x-amz-date").unwrap()[..4].to_owned();
-    assert!(server.asked().iter().all(|asked| signed_at(asked) > "2000".to_owned()));
+    let asked = server.asked();
+    assert!(asked.iter().all(|asked| asked.header("x-amz-date") > Some("2001")));
 }
 
 #[tokio::test]
@@ -436,8 +436,13 @@ async fn only_the_authority_of_the_settings_is_believed() {
     let both = open("both.crt", wrong.pem() + &right.pem()).await;
     assert_eq!(both.list("", None).await, Ok(Listing::default()));
 
-    let none = S3Store::open(&settings(&server.url(), keys.path(), None)).await.unwrap();
-    for store in [open("wrong.crt", wrong.pem()).await, none] {
+    let mut others = vec![open("wrong.crt", wrong.pem()).await];
+    match S3Store::open(&settings(&server.url(), keys.path(), None)).await {
+        Ok(store) => others.push(store),
+        // A machine without a bundle says so even earlier.
+        Err(error) => assert_eq!(error, OpenError::Trust(crate::TrustError::NoNativeRoots)),
+    }
+    for store in others {
         let error = store.list("", None).await.unwrap_err();
         assert!(matches!(&error, Error::Refused { .. }), "{error:?}");
         assert!(text(&error).ends_with("give the right one with --s3-ca"), "{error}");

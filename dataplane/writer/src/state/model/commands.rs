@@ -35,6 +35,9 @@ impl Model {
             Command::PutStream(put) => {
                 let put_object = put.object.clone().unwrap();
                 let stream = self.alive(put.stream_id)?;
+                if put.expected.as_ref().is_some_and(|expected| *expected != stream.object) {
+                    return Err(ControlRefused::DeclaredSince);
+                }
                 older(&stream.object, &put_object)?;
                 stream.object = put_object;
                 Ok(ControlOutcome::StreamPut)

@@ -21,7 +21,7 @@ const ENTRIES_PER_CASE: u64 = 60;
 const CROWDED_EVERY: u64 = 100;
 
 /// Every outcome that must have come up in the run, or the run was too quiet.
-const KINDS: [&str; 51] = [
+const KINDS: [&str; 52] = [
     "Appended",
     "Duplicate(None",
     "Duplicate(Some",
@@ -58,6 +58,7 @@ const KINDS: [&str; 51] = [
     "control Refused(NameTaken",
     "control Refused(IdUsed",
     "control Refused(OlderGeneration",
+    "control Refused(DeclaredSince",
     "control Refused(BeyondNext",
     "control Refused(NotContiguous",
     "control Refused(KeyNotStored",

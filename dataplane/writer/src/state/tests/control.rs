@@ -124,7 +124,32 @@ fn put(uid: &str, generation: u64, chunk_bytes: u64) -> Command {
         stream_id: ORDERS,
         settings: Some(StreamSettings { chunk_bytes, chunk_age_ms: 0 }),
         rights: None,
+        expected: None,
     })
+}
+
+#[test]
+fn what_was_declared_since_it_was_read_is_not_replaced() {
+    let mut log = Log::with_orders(0);
+    log.command(put("uid", 4, 44));
+    let put_if = |uid: &str, generation, of_uid: &str, of_generation| {
+        let Command::PutStream(mut command) = put(uid, generation, 0) else { panic!() };
+        let expected = stored::ObjectRef { uid: of_uid.into(), generation: of_generation };
+        command.expected = Some(expected);
+        Command::PutStream(command)
+    };
+    for (uid, generation) in [("uid", 3), ("uid", 5), ("other", 4)] {
+        let refused = log.refused(put_if("uid", 5, uid, generation));
+        assert_eq!(refused, ControlRefused::DeclaredSince, "{uid} {generation}");
+    }
+    assert_eq!(log.state.stream(id(ORDERS)).unwrap().settings.chunk_bytes, 44);
+    log.command(put_if("uid", 5, "uid", 4));
+    // Whoever read the same and comes second.
+    assert_eq!(log.refused(put_if("uid", 5, "uid", 4)), ControlRefused::DeclaredSince);
+    assert_eq!(
+        log.refused(put_if("uid", 4, "uid", 5)),
+        ControlRefused::OlderGeneration { generation: 5 }
+    );
 }
 
 #[test]

@@ -25,6 +25,12 @@ fn of_put(failure: &Failure) -> Error {
     classify(failure, &context("put", &source))
 }
 
+/// Of a refusal.
+fn reason(error: Error) -> String {
+    let Error::Refused { reason, .. } = error else { panic!("{error:?}") };
+    reason
+}
+
 fn refused(reason: &str) -> Error {
     Error::Refused { action: "put", key: "dev/a".to_owned(), reason: reason.to_owned() }
 }
@@ -35,6 +41,7 @@ fn unavailable(reason: &str) -> Error {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table, read from top to bottom")]
 fn every_answer_of_s3_says_what_to_do() {
     let changed = "the bytes were changed on their way to https://s3.example:9000";
     let slow = "https://s3.example:9000 asks for fewer requests";
@@ -173,6 +180,7 @@ fn every_answer_of_s3_says_what_to_do() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table, read from top to bottom")]
 fn what_is_no_answer_says_what_to_do() {
     for (failure, expected) in [
         (
@@ -314,10 +322,7 @@ fn the_right_region_is_named_if_the_server_told_it() {
             ..Answer::default()
         });
         let source = Source::Ambient;
-        match classify(&failure, &Context { has_endpoint, ..context("get", &source) }) {
-            Error::Refused { reason, .. } => reason,
-            other => panic!("{other:?}"),
-        }
+        reason(classify(&failure, &Context { has_endpoint, ..context("get", &source) }))
     };
     let right = "the bucket chunks is in region eu-west-1; give --s3-region eu-west-1";
     assert_eq!(told(Some("eu-west-1"), None, false), right);
@@ -339,10 +344,7 @@ fn a_wrong_clock_is_told_with_the_difference() {
             server_ms: Some(u64::try_from(server_ms).unwrap()),
             ..Answer::default()
         });
-        match of_put(&failure) {
-            Error::Refused { reason, .. } => reason,
-            other => panic!("{other:?}"),
-        }
+        reason(of_put(&failure))
     };
     for (difference, expected) in [
         (16, "16 minutes behind"),

@@ -159,9 +159,14 @@ impl Generator {
         match self.below(100) {
             0..=19 => self.cluster_command(model),
             20..=23 => {
-                let settings = None;
                 let object = Some(self.object());
-                Command::PutStream(stored::PutStream { object, stream_id, settings, rights: None })
+                let expected = self.one_in(3).then(|| match self.one_in(3) {
+                    true => self.object(),
+                    false => stream.object.clone(),
+                });
+                let (settings, rights) = (None, None);
+                let put = stored::PutStream { object, stream_id, settings, rights, expected };
+                Command::PutStream(put)
             }
             24 | 25 if !self.is_calm => Command::DeleteStream(stored::DeleteStream { stream_id }),
             26..=33 => {
