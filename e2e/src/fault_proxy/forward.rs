@@ -155,12 +155,7 @@ impl Forward {
                 if !head.status.is_success() || body.is_empty() {
                     return Ok(Response::from_parts(head, full(body)));
                 }
-                let body = match fault {
-                    Fault::FlipAnswer => full(self.flip(&body)),
-                    Fault::SlowBody => slow(&body),
-                    _ => cut(&body),
-                };
-                Ok(Response::from_parts(head, body))
+                Ok(Response::from_parts(head, self.changed(fault, &body)))
             }
         };
         self.plan.met(fault);
@@ -169,6 +164,16 @@ impl Forward {
             self.plan.to_client(call, usize::try_from(len).unwrap_or(usize::MAX));
         }
         answer
+    }
+
+    fn changed(&self, fault: Fault, body: &Bytes) -> BoxBody<Bytes, io::Error> {
+        if fault == Fault::FlipAnswer {
+            full(self.flip(body))
+        } else if fault == Fault::SlowBody {
+            slow(body)
+        } else {
+            cut(body)
+        }
     }
 
     async fn whole(&self, asked: Asked) -> Result<(http::response::Parts, Bytes), io::Error> {

@@ -73,7 +73,8 @@ impl Load {
         for (stream, values) in STREAMS.iter().zip(&self.values) {
             world.seal(stream).await?;
             chunks += world.shipped(stream).await?.chunk_count;
-            world.holds(stream, values).await?;
+            world.holds(stream, values, false).await?;
+            world.holds(stream, values, true).await?;
         }
         ensure!(self.slowest < APPEND_MAX, "an append took {:?}", self.slowest);
         Ok(chunks)
@@ -124,7 +125,11 @@ async fn a_third_of_all_requests_fail_and_nothing_is_lost_or_asked_too_often() {
             world.proxy.fail_next(Call::Presigned, fault);
         }
     }
-    // Readers meet the faults, too.
+    // Readers that fetch for themselves meet the faults, too.
+    for (stream, values) in STREAMS.iter().zip(&load.values) {
+        world.holds(stream, values, true).await.unwrap();
+    }
+    world.proxy.calm();
     let chunks = load.check(&world).await.unwrap();
     let met = world.proxy.faults_met();
     for fault in Fault::ALL {

@@ -135,17 +135,20 @@ async fn faults_of_puts_are_told_as_what_can_be_done_about_them() {
         proxy.fail_next(Call::Put, fault);
         let of = key(&format!("put-{number}"));
         let answer = store.put(&of, bytes("0123456789"), Condition::Absent).await;
-        let as_expected = match fault {
-            Fault::FailedAfterSuccess => matches!(answer, Err(Error::ConditionFailed { .. })),
-            _ => matches!(answer, Err(Error::Unavailable { .. })),
+        let as_expected = if fault == Fault::FailedAfterSuccess {
+            matches!(answer, Err(Error::ConditionFailed { .. }))
+        } else {
+            matches!(answer, Err(Error::Unavailable { .. }))
         };
         assert!(as_expected, "{fault:?}: {answer:?}");
         assert_eq!(proxy.faults_met().get(&fault), Some(&1), "{fault:?}");
         // A body that was changed on its way is not stored.
         let there = store.get(&of, 0..100).await.map(|object| object.bytes);
-        let expected = match fault {
-            Fault::HoldAfter | Fault::FailedAfterSuccess => Ok(bytes("0123456789")),
-            _ => Err(Error::NotFound { key: of.to_string() }),
+        let is_done = matches!(fault, Fault::HoldAfter | Fault::FailedAfterSuccess);
+        let expected = if is_done {
+            Ok(bytes("0123456789"))
+        } else {
+            Err(Error::NotFound { key: of.to_string() })
         };
         assert_eq!(there, expected, "{fault:?}");
     }
