@@ -7,6 +7,7 @@ use pyramid_client::{Backoff, Client};
 use pyramid_protocol::pb::v1::attach_request::Message as Request;
 use pyramid_protocol::pb::v1::attach_response::Message as Response;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
+use pyramid_tls::Tls;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,6 +32,8 @@ pub(crate) struct Attachment {
     pub(crate) board: Board,
     pub(crate) subscription: Arc<str>,
     pub(crate) pod: String,
+    /// Whose trust bundle is reported.
+    pub(crate) tls: Option<Tls>,
     /// What the Writer said last; `None` until it has. Kept while the Writer is away.
     pub(crate) assignment: watch::Sender<Option<Assigned>>,
     pub(crate) metrics: Metrics,
@@ -95,7 +98,10 @@ impl Attachment {
             subscription: self.subscription.to_string(),
             pod: self.pod.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            trust_bundle_sha256: bytes::Bytes::new(),
+            trust_bundle_sha256: self
+                .tls
+                .as_ref()
+                .map_or_else(String::new, |tls| tls.status().bundle_sha256),
         };
         send(&requests, Request::Hello(hello));
         let mut changes = self.board.changes();

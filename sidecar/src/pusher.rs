@@ -244,12 +244,13 @@ pub async fn run_with(
     let stop = shutdown.child_token();
     let vitals = Arc::new(Vitals::new(readiness, board.clone(), stop.clone()));
     let Ports { local, ops } = ports;
+    let tls = environment.tls;
     let registry = {
-        let tls = environment.tls.clone();
+        let tls = tls.clone();
         metrics.registry(board.clone(), Arc::new(move || tls.as_ref().map(certificate)))
     };
     let (mut watching, ops) = watch_all(ops, &vitals, registry);
-    if let Some(tls) = environment.tls {
+    if let Some(tls) = tls.clone() {
         let stop = stop.clone();
         tasks.spawn(async move {
             tls.watch(pyramid_tls::WATCH_EVERY, stop).await;
@@ -264,7 +265,8 @@ pub async fn run_with(
         let reading = part_of(&shared.reading, parts);
         let shared = Shared { turns, reading, ..shared.clone() };
         let connect = Arc::clone(&environment.connect_application);
-        tasks.spawn(serve_subscription(shared, subscription, connect, pod.clone(), stop.clone())?);
+        let pod = Pod { name: pod.clone(), tls: tls.clone() };
+        tasks.spawn(serve_subscription(shared, subscription, connect, pod, stop.clone())?);
     }
     let local = local.map(|(address, accept)| {
         let service = local::Service::new(client, part_of(&shared.reading, parts), board);
@@ -304,6 +306,12 @@ fn watch_all(
     (watching, address)
 }
 
+/// What a pusher says of itself to the Writer.
+struct Pod {
+    name: String,
+    tls: Option<Tls>,
+}
+
 /// Keeps one subscription attached and pushes its streams, until it is stopped.
 ///
 /// # Errors
@@ -313,7 +321,7 @@ fn serve_subscription(
     shared: Shared,
     subscription: Subscription,
     connect: Arc<dyn Connect>,
-    pod: String,
+    pod: Pod,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = Result<(), Error>> + Send + 'static, Error> {
     let Subscription { name, application } = subscription;
@@ -325,7 +333,8 @@ fn serve_subscription(
         client: shared.reading.client.clone(),
         board: shared.board.clone(),
         subscription: Arc::clone(&subscription),
-        pod,
+        pod: pod.name,
+        tls: pod.tls,
         assignment,
         metrics: shared.reading.metrics.clone(),
     };

@@ -98,6 +98,18 @@ pub fn subscriber(
     })
 }
 
+/// An error with all that it was made from, in one line.
+#[must_use]
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
+}
+
 /// From now on a panic ends the process after it was logged: with a panic in one task the others
 /// would limp on, and a restart is safe and fast.
 pub fn abort_on_panic() {

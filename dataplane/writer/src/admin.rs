@@ -1,21 +1,22 @@
 //! The `Admin` service: what the operator, or `pyramid dev`, does to one replica.
 
+mod info;
+
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::StreamExt;
 use pyramid_protocol::limits::{IDENTITIES_MAX, NAME_BYTES_MAX, SUBSCRIPTION_STREAMS_MAX};
 use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::pb::v1::admin_server::Admin;
 use pyramid_protocol::pb::v1::put_stream_result::Result as PutResult;
-use pyramid_protocol::pb::v1::{self as pb, DataState, Reason, Refusal};
+use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{SpiffeId, StreamName};
+use pyramid_tls::Tls;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response, Status};
 
 use crate::configured::{self, object};
-use crate::data_dir::Identity;
 use crate::member::{Member, Phase};
 use crate::service::{Answers, control_refusal, recreated, starting, stream_info, unexpected};
 use crate::shipper::CHUNK_BYTES_MAX;
@@ -43,13 +44,18 @@ const DRAWS_MAX: usize = 8;
 pub struct AdminService {
     phase: watch::Receiver<Phase>,
     found: mpsc::Sender<Found>,
+    tls: Option<Tls>,
 }
 
 impl AdminService {
     /// Serves the member once there is one; before that, only `GetInfo` and `Bootstrap`.
     #[must_use]
-    pub fn new(phase: watch::Receiver<Phase>, found: mpsc::Sender<Found>) -> Self {
-        Self { phase, found }
+    pub fn new(
+        phase: watch::Receiver<Phase>,
+        found: mpsc::Sender<Found>,
+        tls: Option<Tls>,
+    ) -> Self {
+        Self { phase, found, tls }
     }
 
     fn serving(&self) -> Result<Arc<Member>, Refusal> {
@@ -79,22 +85,7 @@ impl Admin for AdminService {
         &self,
         _request: Request<pb::GetInfoRequest>,
     ) -> Result<Response<pb::GetInfoResponse>, Status> {
-        let phase = self.phase.borrow().clone();
-        let info = match phase {
-            Phase::Serving(member) => info(&member),
-            Phase::Starting(Identity { cluster_id, node_id, .. }) => pb::GetInfoResponse {
-                cluster_id: cluster_id.to_vec().into(),
-                node_id,
-                data_state: DataState::Member.into(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                ..Default::default()
-            },
-            Phase::Empty => pb::GetInfoResponse {
-                data_state: DataState::Empty.into(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                ..Default::default()
-            },
-        };
+        let info = info::of(&self.phase.borrow().clone(), self.tls.as_ref());
         Ok(Response::new(info))
     }
 
@@ -257,36 +248,6 @@ impl Admin for AdminService {
 
 fn one_replica() -> Refusal {
     Refusal::new(Reason::Unimplemented, "this version of the Writer has one replica")
-}
-
-fn info(member: &Member) -> pb::GetInfoResponse {
-    let usage = member.usage();
-    let log = member.wal.log_state();
-    member.view.read(|state, _| {
-        let applied = state.applied();
-        pb::GetInfoResponse {
-            cluster_id: member.cluster_id.to_vec().into(),
-            node_id: member.node_id,
-            data_state: DataState::Member.into(),
-            leader: member.consensus.leads().is_some(),
-            term: applied.map_or(0, |at| at.term),
-            applied_index: applied.map_or(0, |at| at.index),
-            committed_index: log.committed.map_or(0, |at| at.index),
-            config_index: state.membership().map_or(0, |(at, _)| at.index),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            feature_level: state.feature_level(),
-            wal_bytes: usage.used_bytes,
-            wal_bytes_max: usage.max_bytes,
-            epoch: state.epoch(),
-            log_time_ms: state.time_ms(),
-            open_seals: u64::try_from(state.open_seal_count()).unwrap_or(u64::MAX),
-            leader_id: if member.consensus.leads().is_some() { member.node_id } else { 0 },
-            free_disk_bytes: member.free_disk_bytes(),
-            // Ports are plain.
-            trust_bundle_sha256: Bytes::new(),
-            serving_certificate_serial: Bytes::new(),
-        }
-    })
 }
 
 fn invalid(message: impl Into<String>) -> Refusal {

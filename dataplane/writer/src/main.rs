@@ -64,12 +64,6 @@ async fn run(args: Args) -> Result<(), Failure> {
 
 /// One line that says what happened, with its causes.
 fn fail(code: u8, error: &(dyn Error + 'static)) -> ExitCode {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
-    }
-    drop(writeln!(std::io::stderr(), "pyramid-writer: {line}"));
+    drop(writeln!(std::io::stderr(), "pyramid-writer: {}", logs::causes(error)));
     ExitCode::from(code)
 }

@@ -8,6 +8,7 @@ use pyramid_protocol::limits::MESSAGE_BYTES_MAX;
 use pyramid_protocol::net::{self, Accept};
 use pyramid_protocol::pb::v1::admin_server::AdminServer;
 use pyramid_protocol::pb::v1::writer_server::WriterServer;
+use pyramid_tls::Tls;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -35,12 +36,13 @@ pub(crate) fn serve(
     metrics: Arc<Metrics>,
     writer: Box<dyn Accept>,
     admin: Box<dyn Accept>,
+    tls: Option<Tls>,
     shutdown: &CancellationToken,
 ) -> JoinSet<Result<(), Error>> {
     let writer_service = WriterServer::new(WriterService::new(phase.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let admin_service = AdminServer::new(AdminService::new(phase, found))
+    let admin_service = AdminServer::new(AdminService::new(phase, found, tls))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let admin_service = InterceptedService::new(admin_service, rights::operator_only);
     let writer_service = Counted { service: writer_service, metrics: Arc::clone(&metrics) };

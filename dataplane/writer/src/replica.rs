@@ -154,7 +154,7 @@ pub async fn run(
     let (found, mut to_found) = mpsc::channel(1);
     let (writer, admin) = (ops.counted(Port::Writer, writer), ops.counted(Port::Admin, admin));
     let metrics = Arc::clone(&ops.metrics);
-    let mut servers = ports::serve(phases, found, metrics, writer, admin, &shutdown);
+    let mut servers = ports::serve(phases, found, metrics, writer, admin, tls.clone(), &shutdown);
     let mut watches = JoinSet::new();
     if let Some(tls) = tls {
         let shutdown = shutdown.clone();

@@ -9,7 +9,7 @@ mod plan;
 mod upload;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pyramid_protocol::pb::stored::v1 as stored;
@@ -58,6 +58,17 @@ pub struct ShipperHandle {
     node_id: u64,
     defaults: Defaults,
     sealed: Arc<Notify>,
+    trouble: Trouble,
+}
+
+/// Why the newest attempt to ship a chunk failed; empty if it did not.
+#[derive(Clone, Default)]
+struct Trouble(Arc<Mutex<String>>);
+
+impl Trouble {
+    fn tell(&self, trouble: String) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
 }
 
 impl ShipperHandle {
@@ -69,7 +80,20 @@ impl ShipperHandle {
         node_id: u64,
         defaults: Defaults,
     ) -> Self {
-        Self { view, appender, node_id, defaults, sealed: Arc::default() }
+        Self {
+            view,
+            appender,
+            node_id,
+            defaults,
+            sealed: Arc::default(),
+            trouble: Trouble::default(),
+        }
+    }
+
+    /// Why the newest attempt to ship a chunk failed; empty if it did not.
+    #[must_use]
+    pub fn trouble(&self) -> String {
+        self.trouble.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Cuts all below `upto` into chunks, and wakes the shipper. Returns the end of what is sealed.
@@ -140,6 +164,7 @@ impl Shipper {
             entropy,
             metrics,
             slots: Semaphore::new(handle.defaults.uploads_max),
+            trouble: handle.trouble.clone(),
             founded: tokio::sync::OnceCell::new(),
         };
         Self {

@@ -15,6 +15,7 @@ use pyramid_storage::chunk::{self, Identity, SealedChunk};
 use pyramid_storage::cluster_file::{self, ClusterFile};
 use pyramid_storage::key_object::KeyObject;
 use pyramid_storage::object_store::{self, Condition};
+use pyramid_telemetry::logs;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -22,6 +23,7 @@ use crate::appender::{AppenderHandle, Failure};
 use crate::chunks::Chunks;
 use crate::live;
 use crate::metrics::{Metrics, UploadFailure};
+use crate::shipper::Trouble;
 use crate::state::{ControlOutcome, ControlRefused, Stream};
 use crate::view::View;
 use crate::wal::Wal;
@@ -46,6 +48,7 @@ pub(super) struct Uploader {
     pub(super) metrics: Arc<Metrics>,
     /// Bounds the memory that uploads take together.
     pub(super) slots: Semaphore,
+    pub(super) trouble: Trouble,
     /// `cluster.json` was seen to be ours.
     pub(super) founded: OnceCell<()>,
 }
@@ -123,9 +126,13 @@ impl Uploader {
         let mut backoff = BACKOFF_MIN;
         while self.appender.log_time_ms().is_some() {
             match self.ship_first(stream_id).await {
-                Ok(Attempt::Done) => backoff = BACKOFF_MIN,
+                Ok(Attempt::Done) => {
+                    self.trouble.tell(String::new());
+                    backoff = BACKOFF_MIN;
+                }
                 Ok(Attempt::Nothing) => return,
                 Err(error) => {
+                    self.trouble.tell(logs::causes(&error));
                     self.metrics.upload_failures.inc(error.label());
                     // Jitter shortens a wait, and never the one that the store asks for.
                     let wait = self.jitter(backoff).max(error.wait().unwrap_or_default());
