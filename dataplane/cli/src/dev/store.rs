@@ -29,8 +29,8 @@ const OWN: &str = "file:objects";
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Where chunks are kept: s3://BUCKET or file:DIR. Default: the directory objects of the data
-    /// directory.
+    /// Where chunks are kept: `s3://BUCKET` or `file:DIR`. Default: the directory objects of the
+    /// data directory.
     #[arg(long, env = "PYRAMID_OBJECT_STORE", value_name = "URL")]
     object_store: Option<String>,
 
