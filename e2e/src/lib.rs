@@ -4,7 +4,13 @@
 //! down as a [`history`], and the [`check`] of that history is the verdict. The checker is exact:
 //! it needs no model of the Writer, because a complete read at the end fixes the order of all
 //! appends, and each promise is then a comparison with that order.
+//!
+//! Object storage is a real S3 server ([`seaweed`]), behind a proxy that fails on purpose
+//! ([`fault_proxy`]). How much goes over a connection counts a [`counting_proxy`].
 
 pub mod check;
+pub mod counting_proxy;
+pub mod fault_proxy;
 pub mod history;
 pub mod process;
+pub mod seaweed;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Metrics;
 use crate::status::Board;
 
 const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
@@ -31,7 +32,15 @@ pub(crate) struct Attachment {
     pub(crate) subscription: Arc<str>,
     pub(crate) pod: String,
     /// What the Writer said last; `None` until it has. Kept while the Writer is away.
-    pub(crate) assignment: watch::Sender<Option<pb::Assignment>>,
+    pub(crate) assignment: watch::Sender<Option<Assigned>>,
+    pub(crate) metrics: Metrics,
+}
+
+/// What the Writer said, and for which time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Assigned {
+    pub(crate) number: u64,
+    pub(crate) assignment: pb::Assignment,
 }
 
 impl Attachment {
@@ -47,9 +56,10 @@ impl Attachment {
                 refusal = self.attach(writer.calls(), &mut backoff) => refusal,
             };
             writer.failed(&refusal);
+            self.metrics.attach_losses.inc();
             if matches!(refusal.reason(), Reason::NotFound | Reason::Denied) {
                 // The subscription is gone, or this pod has no right to it any more.
-                self.assignment.send_replace(Some(pb::Assignment::default()));
+                self.assign(pb::Assignment::default());
             }
             // Said once, not at each try: it may last until a person gives the right back.
             let is_news = backoff.failures() == 0 || said != refusal.message;
@@ -103,7 +113,7 @@ impl Attachment {
             return refusal;
         }
         backoff.reset();
-        let _attached = self.board.attach();
+        let _attached = self.board.attach(&self.subscription);
         let mut everything = interval(REPORT_ALL_EVERY);
         everything.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reported = 0;
@@ -130,11 +140,19 @@ impl Attachment {
         }
     }
 
+    fn assign(&self, assignment: pb::Assignment) {
+        let before = self.assignment.borrow().as_ref().map_or(0, |before| before.number);
+        let number = before + 1;
+        // First, so that what was done before does not count as this.
+        self.board.told(&self.subscription, number);
+        self.assignment.send_replace(Some(Assigned { number, assignment }));
+    }
+
     /// Takes what the Writer says.
     fn take(&self, message: Option<pb::AttachResponse>) -> Result<(), Refusal> {
         match message.ok_or_else(|| lost("the Writer ended the attachment"))?.message {
             Some(Response::Assignment(assignment)) => {
-                self.assignment.send_replace(Some(assignment));
+                self.assign(assignment);
                 Ok(())
             }
             Some(Response::Refused(refusal)) => Err(refusal),

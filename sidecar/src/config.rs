@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use pyramid_protocol::limits::NAME_BYTES_MAX;
 
+use crate::health::Readiness;
+
 /// Pushes to one application that may be on their way at once, unless said otherwise.
 pub const PUSHES_MAX: usize = 32;
 /// Most subscriptions of one pod.
@@ -34,6 +36,19 @@ pub struct Args {
     /// Where the application reaches this pusher. A loopback address; port 0 takes a free one.
     #[arg(long, env = "PYRAMID_LOCAL", default_value = "127.0.0.1:7410")]
     local: SocketAddr,
+
+    /// Where health and metrics are served, over plain HTTP to anybody. Port 0 takes a free one.
+    #[arg(
+        long,
+        env = "PYRAMID_OPS_LISTEN",
+        default_value = "127.0.0.1:7411",
+        value_name = "ADDRESS"
+    )]
+    ops_listen: SocketAddr,
+
+    /// When the pod is ready.
+    #[arg(long, env = "PYRAMID_READINESS", default_value = "Local")]
+    readiness: Readiness,
 
     /// Chunks that the Writer keeps in a directory are read only below this one.
     #[arg(long, env = "PYRAMID_CHUNK_DIRECTORY")]
@@ -76,6 +91,10 @@ pub struct Config {
     pub pod: String,
     /// Where `Local` listens; `None`: it is not served.
     pub local: Option<SocketAddr>,
+    /// Where health and metrics are served; `None`: they are not.
+    pub ops: Option<SocketAddr>,
+    /// When the pod is ready.
+    pub readiness: Readiness,
     /// `file:` locations are opened only below this directory.
     pub chunk_directory: Option<PathBuf>,
     /// Key, certificate and trust bundle; `None`: no TLS.
@@ -158,6 +177,8 @@ impl TryFrom<Args> for Config {
             app_port,
             pod,
             local,
+            ops_listen,
+            readiness,
             chunk_directory,
             tls,
             object_store_ca,
@@ -186,6 +207,8 @@ impl TryFrom<Args> for Config {
             subscriptions,
             pod,
             local: Some(local),
+            ops: Some(ops_listen),
+            readiness,
             chunk_directory,
             tls,
             object_store_ca,
@@ -233,6 +256,8 @@ mod tests {
             ],
             pod: "pusher".to_owned(),
             local: Some("127.0.0.1:7410".parse().unwrap()),
+            ops: Some("127.0.0.1:7411".parse().unwrap()),
+            readiness: Readiness::Local,
             chunk_directory: None,
             tls: None,
             object_store_ca: None,
@@ -241,6 +266,23 @@ mod tests {
             timing: Timing::DEFAULT,
         };
         assert_eq!(config("x,y=z=7"), Ok(expected));
+    }
+
+    #[test]
+    fn readiness_is_chosen_by_its_name() {
+        let flags = |readiness| {
+            ["pusher", "--writer", "a:1", "--subscriptions", "x", "--readiness", readiness]
+        };
+        let named = [
+            ("Local", Readiness::Local),
+            ("Connected", Readiness::Connected),
+            ("CaughtUp", Readiness::CaughtUp),
+        ];
+        for (name, expected) in named {
+            let args = Command::try_parse_from(flags(name)).unwrap().args;
+            assert_eq!(Config::try_from(args).unwrap().readiness, expected);
+        }
+        assert!(Command::try_parse_from(flags("Ready")).is_err());
     }
 
     #[test]

@@ -13,14 +13,15 @@ pub mod application;
 mod attachment;
 mod backoff;
 pub mod config;
+pub mod health;
 mod in_flight;
 mod local;
+pub mod metrics;
 pub mod negotiation;
 pub mod pusher;
 mod source;
 mod status;
 mod stream_worker;
-pub mod telemetry;
 
 pub use config::Config;
-pub use pusher::{Environment, Error, Ready, run, run_with};
+pub use pusher::{Environment, Error, Ports, Ready, run, run_with};

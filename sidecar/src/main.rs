@@ -1,10 +1,12 @@
 //! `pyramid-pusher`: parse, run, stop.
 
 use std::io::Write;
+use std::net::SocketAddr;
 
 use anyhow::Context;
 use clap::Parser;
-use pyramid_sidecar::{Config, config, telemetry};
+use pyramid_sidecar::{Config, Ready, config};
+use pyramid_telemetry::logs;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -16,13 +18,13 @@ struct Command {
     #[command(flatten)]
     config: config::Args,
     #[command(flatten)]
-    telemetry: telemetry::Args,
+    logs: logs::Args,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let Command { config, telemetry } = Command::parse();
-    telemetry::start(&telemetry);
+    let Command { config, logs } = Command::parse();
+    logs::start(&logs)?;
     let config = Config::try_from(config)?;
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
@@ -30,10 +32,13 @@ async fn main() -> anyhow::Result<()> {
     let (sender, ready) = oneshot::channel();
     let pusher = pyramid_sidecar::run(config, sender, shutdown.clone());
     let tell = async {
-        if let Ok(pyramid_sidecar::Ready { local: Some(local) }) = ready.await {
-            tracing::info!("the application reaches this pusher at {local}");
+        if let Ok(Ready { local, ops }) = ready.await {
+            let named = |name, address: Option<SocketAddr>| {
+                address.map(|address| format!(" {name}={address}")).unwrap_or_default()
+            };
+            let (local, ops) = (named("local", local), named("ops", ops));
             // For who starts it: with port 0 nobody else knows the port.
-            drop(writeln!(std::io::stdout(), "ready local={local}"));
+            drop(writeln!(std::io::stdout(), "ready{local}{ops}"));
         }
         tokio::select! {
             _ = terminate.recv() => {}

@@ -13,16 +13,20 @@ use pyramid_protocol::net::{self, Accept, Connect, TcpAccept, TcpConnect};
 use pyramid_protocol::pb::v1::{self as pb, PushState, StartFrom};
 use pyramid_protocol::{Entropy, StreamName, SystemClock, SystemEntropy};
 use pyramid_storage::{Fetcher, HttpSettings, TrustError};
-use pyramid_tls::Tls;
+use pyramid_telemetry::metrics::{Certificate, Registry};
+use pyramid_telemetry::ops;
+use pyramid_tls::{Status, Tls};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::application::Application;
-use crate::attachment::Attachment;
+use crate::attachment::{Assigned, Attachment};
 use crate::config::{Config, Subscription};
+use crate::health::Vitals;
 use crate::in_flight::{IN_FLIGHT_BYTES_MAX, InFlight};
 use crate::local;
+use crate::metrics::Metrics;
 use crate::source::Reading;
 use crate::status::{Board, Place};
 use crate::stream_worker::{Settings, Shared, StreamWorker};
@@ -54,6 +58,18 @@ pub struct Environment {
     pub tls: Option<Tls>,
 }
 
+/// Where a pusher listens.
+#[derive(Default)]
+pub struct Ports {
+    /// For its application; `None`: the `Local` service is not served.
+    pub local: Option<Port>,
+    /// For health and metrics; `None`: they are not served.
+    pub ops: Option<Port>,
+}
+
+/// An address, and the connections that come there.
+pub type Port = (SocketAddr, Box<dyn Accept>);
+
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Environment").finish_non_exhaustive()
@@ -65,6 +81,8 @@ impl fmt::Debug for Environment {
 pub struct Ready {
     /// Where the `Local` service listens; `None` if it is switched off.
     pub local: Option<SocketAddr>,
+    /// Where health and metrics are; `None` if they are not served.
+    pub ops: Option<SocketAddr>,
 }
 
 /// Why a pusher cannot go on.
@@ -148,11 +166,8 @@ pub async fn run(
         fetcher,
         tls,
     };
-    let accept = match config.local {
-        Some(address) => Some(listen(address).await?),
-        None => None,
-    };
-    run_with(config, environment, accept, ready, shutdown).await
+    let ports = Ports::open(&config).await?;
+    run_with(config, environment, ports, ready, shutdown).await
 }
 
 /// Without TLS the records of a stream must not leave this machine.
@@ -166,18 +181,29 @@ fn to_writer(addresses: &[String], tls: Option<&Tls>) -> Result<Arc<dyn Connect>
     }
 }
 
-/// Listens for the `Local` service.
-async fn listen(address: SocketAddr) -> Result<(SocketAddr, TcpAccept), Error> {
-    if !address.ip().is_loopback() {
-        return Err(Error::NotLoopback { address });
+impl Ports {
+    /// Listens where the settings say.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotLoopback`], [`Error::Listen`].
+    pub async fn open(config: &Config) -> Result<Self, Error> {
+        if let Some(address) = config.local.filter(|address| !address.ip().is_loopback()) {
+            return Err(Error::NotLoopback { address });
+        }
+        Ok(Self { local: listen(config.local).await?, ops: listen(config.ops).await? })
     }
+}
+
+async fn listen(address: Option<SocketAddr>) -> Result<Option<Port>, Error> {
+    let Some(address) = address else { return Ok(None) };
     let listen = |source| Error::Listen { address, source };
     let accept = TcpAccept::bind(address).await.map_err(listen)?;
     let bound = accept.local_address().map_err(listen)?;
-    Ok((bound, accept))
+    Ok(Some((bound, Box::new(accept))))
 }
 
-/// Runs a pusher in an environment until `shutdown`. `accept` is where the `Local` service listens.
+/// Runs a pusher in an environment until `shutdown`.
 ///
 /// # Errors
 ///
@@ -185,22 +211,12 @@ async fn listen(address: SocketAddr) -> Result<(SocketAddr, TcpAccept), Error> {
 pub async fn run_with(
     config: Config,
     environment: Environment,
-    accept: Option<(SocketAddr, impl Accept)>,
+    ports: Ports,
     ready: oneshot::Sender<Ready>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let Config {
-        writers,
-        subscriptions,
-        pod,
-        local: _,
-        chunk_directory: _,
-        tls: _,
-        object_store_ca: _,
-        object_store_http: _,
-        timing,
-        pushes_max,
-    } = config;
+    let Config { writers, subscriptions, pod, timing, pushes_max, readiness, .. } = config;
+    let metrics = Metrics::default();
     let client = Client::new(connection::Options {
         addresses: writers,
         connect: environment.connect,
@@ -208,11 +224,13 @@ pub async fn run_with(
         call_timeout: timing.call_timeout,
     })
     .map_err(Error::Writer)?;
-    let board = Board::new(subscriptions.len());
+    let names = subscriptions.iter().map(|subscription| subscription.name.as_str().into());
+    let board = Board::new(names);
     let reading = Reading {
         client: client.clone(),
         fetcher: Some(environment.fetcher),
         budget: ByteBudget::new(bytes(READ_AHEAD_BYTES)),
+        metrics: metrics.clone(),
     };
     let shared = Shared {
         reading,
@@ -224,6 +242,13 @@ pub async fn run_with(
     let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
     // Ends everything when one task ends, so that none is left half running.
     let stop = shutdown.child_token();
+    let vitals = Arc::new(Vitals::new(readiness, board.clone(), stop.clone()));
+    let Ports { local, ops } = ports;
+    let registry = {
+        let tls = environment.tls.clone();
+        metrics.registry(board.clone(), Arc::new(move || tls.as_ref().map(certificate)))
+    };
+    let (mut watching, ops) = watch_all(ops, &vitals, registry);
     if let Some(tls) = environment.tls {
         let stop = stop.clone();
         tasks.spawn(async move {
@@ -233,38 +258,22 @@ pub async fn run_with(
     }
     // One more for the readers of the local service.
     let parts = subscriptions.len() + 1;
-    for Subscription { name, application } in subscriptions {
-        let application =
-            Application::new(Arc::clone(&environment.connect_application), &application)
-                .map_err(|_invalid| Error::Application { address: application.clone() })?;
-        let (assignment, assigned) = watch::channel(None);
-        let subscription: Arc<str> = name.into();
-        let attachment = Attachment {
-            client: client.clone(),
-            board: board.clone(),
-            subscription: Arc::clone(&subscription),
-            pod: pod.clone(),
-            assignment,
-        };
+    for subscription in subscriptions {
         // Turns and memory of its own: an application that hangs takes none from another one.
         let turns = Arc::new(Semaphore::new(pushes_max));
         let reading = part_of(&shared.reading, parts);
         let shared = Shared { turns, reading, ..shared.clone() };
-        let workers = Workers::new(shared, subscription, application);
-        let stop = stop.clone();
-        tasks.spawn(async move {
-            let ((), worked) =
-                tokio::join!(attachment.run(stop.clone()), workers.run(assigned, stop.clone()));
-            worked
-        });
+        let connect = Arc::clone(&environment.connect_application);
+        tasks.spawn(serve_subscription(shared, subscription, connect, pod.clone(), stop.clone())?);
     }
-    let local = accept.map(|(address, accept)| {
+    let local = local.map(|(address, accept)| {
         let service = local::Service::new(client, part_of(&shared.reading, parts), board);
         tasks.spawn(local::serve(service, address, accept, stop.clone()));
         address
     });
     // Nobody may wait for it.
-    drop(ready.send(Ready { local }));
+    drop(ready.send(Ready { local, ops }));
+    vitals.serves();
     let mut outcome = Ok(());
     if tasks.is_empty() {
         shutdown.cancelled().await;
@@ -274,7 +283,63 @@ pub async fn run_with(
         let ended = ended.map_err(Error::Task).flatten();
         outcome = outcome.and(ended);
     }
+    watching.shutdown().await;
     outcome
+}
+
+/// Serves health and metrics as long as the returned tasks are there: until everything else has
+/// ended.
+fn watch_all(
+    ops: Option<Port>,
+    vitals: &Arc<Vitals>,
+    registry: Registry,
+) -> (JoinSet<()>, Option<SocketAddr>) {
+    let mut watching = JoinSet::new();
+    let address = ops.map(|(address, accept)| {
+        watching.spawn(Arc::clone(vitals).keep_looking());
+        let (health, never) = (Arc::clone(vitals), CancellationToken::new());
+        watching.spawn(ops::serve(accept, health, registry, never));
+        address
+    });
+    (watching, address)
+}
+
+/// Keeps one subscription attached and pushes its streams, until it is stopped.
+///
+/// # Errors
+///
+/// [`Error::Application`].
+fn serve_subscription(
+    shared: Shared,
+    subscription: Subscription,
+    connect: Arc<dyn Connect>,
+    pod: String,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = Result<(), Error>> + Send + 'static, Error> {
+    let Subscription { name, application } = subscription;
+    let application = Application::new(connect, &application)
+        .map_err(|_invalid| Error::Application { address: application.clone() })?;
+    let (assignment, assigned) = watch::channel(None);
+    let subscription: Arc<str> = name.into();
+    let attachment = Attachment {
+        client: shared.reading.client.clone(),
+        board: shared.board.clone(),
+        subscription: Arc::clone(&subscription),
+        pod,
+        assignment,
+        metrics: shared.reading.metrics.clone(),
+    };
+    let workers = Workers::new(shared, subscription, application);
+    Ok(async move {
+        let ((), worked) =
+            tokio::join!(attachment.run(stop.clone()), workers.run(assigned, stop.clone()));
+        worked
+    })
+}
+
+fn certificate(tls: &Tls) -> Certificate {
+    let Status { not_after_ms, reloads, reload_failures, .. } = tls.status();
+    Certificate { not_after_ms, reloads, reload_failures }
 }
 
 /// The memory of one of so many parts.
@@ -310,14 +375,15 @@ impl Workers {
     /// Keeps one worker for each assigned stream, until it is stopped and all have ended.
     async fn run(
         mut self,
-        mut assigned: watch::Receiver<Option<pb::Assignment>>,
+        mut assigned: watch::Receiver<Option<Assigned>>,
         stop: CancellationToken,
     ) -> Result<(), Error> {
         let mut is_first = true;
         loop {
             let assignment = assigned.borrow_and_update().clone();
-            if let Some(assignment) = assignment {
+            if let Some(Assigned { number, assignment }) = assignment {
                 self.agree(&assignment, &stop);
+                self.shared.board.agreed(&self.subscription, number);
                 if std::mem::take(&mut is_first) {
                     self.shared.board.assigned();
                 }

@@ -10,6 +10,9 @@ use pyramid_client::read::{self, Batches, Item};
 use pyramid_client::{ByteBudget, Client, Reader};
 use pyramid_protocol::limits::PUSH_BYTES_MAX;
 use pyramid_protocol::{Batch, Offset, Position, StreamName, batch};
+use tokio::time::Instant;
+
+use crate::metrics::Metrics;
 
 /// Tag and length in front of a batch in a push. Unit: bytes.
 const FIELD_LEN_MAX: usize = 6;
@@ -28,10 +31,22 @@ pub(crate) struct Source {
     buffered: VecDeque<Piece>,
     buffered_bytes: usize,
     stream_next: Offset,
+    /// What the Writer told last of the end of the stream.
+    news: Option<News>,
+    /// The Writer has said that there was no more, and sent nothing but live records since.
+    is_live: bool,
+    metrics: Metrics,
     /// Why nothing more comes.
     end: Option<read::Error>,
     /// The Writer cannot be reached now.
     interrupted: Option<String>,
+}
+
+/// Where a stream ended, and when that was known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct News {
+    pub(crate) end: Offset,
+    pub(crate) at: Instant,
 }
 
 struct Piece {
@@ -56,6 +71,7 @@ pub(crate) struct Reading {
     pub(crate) client: Client,
     pub(crate) fetcher: Option<pyramid_storage::Fetcher>,
     pub(crate) budget: ByteBudget,
+    pub(crate) metrics: Metrics,
 }
 
 impl Source {
@@ -74,6 +90,9 @@ impl Source {
             buffered: VecDeque::new(),
             buffered_bytes: 0,
             stream_next: position.offset,
+            news: None,
+            is_live: false,
+            metrics: reading.metrics.clone(),
             end: None,
             interrupted: None,
         }
@@ -90,16 +109,24 @@ impl Source {
                 self.interrupted = None;
                 // All that is buffered was read at or below a position that this epoch confirms.
                 self.position.epoch = position.epoch;
-                self.stream_next = self.stream_next.max(next_offset);
+                self.is_live = false;
+                self.heard_end(next_offset);
             }
             Some(Ok(Item::Batches(batches))) => {
                 if let Err(error) = self.take(batches) {
                     self.end = Some(read::Error::NoAnswer { last: error.to_string() });
                 }
             }
-            Some(Ok(Item::CaughtUp(next))) => self.stream_next = self.stream_next.max(next),
-            Some(Ok(Item::Interrupted(message))) => self.interrupted = Some(message),
-            Some(Err(error)) => self.end = Some(error),
+            Some(Ok(Item::CaughtUp(next))) => self.caught_up(next),
+            Some(Ok(Item::Interrupted(message))) => {
+                self.metrics.read_failures.inc();
+                self.is_live = false;
+                self.interrupted = Some(message);
+            }
+            Some(Err(error)) => {
+                self.metrics.read_failures.inc();
+                self.end = Some(error);
+            }
             None => {
                 let last = "the read has ended".to_owned();
                 self.end.get_or_insert(read::Error::NoAnswer { last });
@@ -107,8 +134,30 @@ impl Source {
         }
     }
 
+    /// The Writer tells where the stream ends now.
+    fn heard_end(&mut self, end: Offset) {
+        self.stream_next = self.stream_next.max(end);
+        self.news = Some(News { end, at: Instant::now() });
+    }
+
+    fn caught_up(&mut self, end: Offset) {
+        self.is_live = true;
+        self.heard_end(end);
+    }
+
+    /// Where the stream ends, and when that was so; `None` until the Writer has said it. While all
+    /// that came is pushed and accepted, and the Writer sends what comes, that is here and now.
+    pub(crate) fn end_of_stream(&self) -> Option<News> {
+        if self.is_live && self.buffered.is_empty() && self.interrupted.is_none() {
+            return Some(News { end: self.position.offset, at: Instant::now() });
+        }
+        self.news
+    }
+
     fn take(&mut self, batches: Batches) -> Result<(), batch::Error> {
-        let Batches { batches, mut held } = batches;
+        let Batches { batches, mut held, origin } = batches;
+        let bytes = batches.iter().map(Batch::encoded_len).sum();
+        self.metrics.read(origin, bytes);
         for batch in batches {
             // Copied once here, so that a push and its repetitions need no copy, and so that a
             // small batch does not keep a whole frame in memory.

@@ -1,10 +1,13 @@
 //! [`Board`]: what each stream is doing, for reports, the `Local` service and whoever waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pyramid_protocol::pb::v1::{self as pb, PushState};
 use pyramid_protocol::{Offset, Position, StreamName};
+use pyramid_telemetry::health::LastTrue;
 use tokio::sync::watch;
 
 /// Which stream of which subscription.
@@ -36,19 +39,25 @@ struct Inner {
     statuses: Mutex<BTreeMap<Place, Status>>,
     /// Rises with each change of a status.
     version: watch::Sender<u64>,
-    /// How many subscriptions are attached now.
-    attached: watch::Sender<usize>,
+    /// Whether each subscription is attached. Fixed from the start.
+    links: BTreeMap<Arc<str>, Link>,
+    /// Streams of which an application has accepted all that there was, at least once.
+    caught_up: Mutex<BTreeSet<Place>>,
     /// How many have never heard which streams they have.
     unassigned: watch::Sender<usize>,
 }
 
 impl Board {
-    /// A board for this many subscriptions.
-    pub(crate) fn new(subscriptions: usize) -> Self {
+    /// A board for these subscriptions.
+    pub(crate) fn new(subscriptions: impl IntoIterator<Item = Arc<str>>) -> Self {
+        let links: BTreeMap<_, _> =
+            subscriptions.into_iter().map(|name| (name, Link::default())).collect();
+        let subscriptions = links.len();
         Self(Arc::new(Inner {
             statuses: Mutex::default(),
             version: watch::Sender::new(0),
-            attached: watch::Sender::new(0),
+            links,
+            caught_up: Mutex::default(),
             unassigned: watch::Sender::new(subscriptions),
         }))
     }
@@ -125,9 +134,54 @@ impl Board {
     }
 
     /// A subscription is attached until the returned value is dropped.
-    pub(crate) fn attach(&self) -> Attached {
-        self.0.attached.send_modify(|attached| *attached += 1);
-        Attached(self.clone())
+    pub(crate) fn attach(&self, subscription: &Arc<str>) -> Attached {
+        if let Some(link) = self.0.links.get(subscription) {
+            link.attached.store(true, Ordering::Release);
+        }
+        Attached { board: self.clone(), subscription: Arc::clone(subscription) }
+    }
+
+    /// The Writer has told a subscription its streams, for the `number`-th time.
+    pub(crate) fn told(&self, subscription: &str, number: u64) {
+        if let Some(link) = self.0.links.get(subscription) {
+            link.told.store(number, Ordering::Release);
+        }
+    }
+
+    /// What was told is done: all of its streams are on the board.
+    pub(crate) fn agreed(&self, subscription: &str, number: u64) {
+        if let Some(link) = self.0.links.get(subscription) {
+            link.agreed.store(number, Ordering::Release);
+        }
+    }
+
+    /// The application of a stream has accepted all that there was.
+    pub(crate) fn caught_up(&self, place: &Place) {
+        let mut caught_up = self.0.caught_up.lock().unwrap_or_else(PoisonError::into_inner);
+        if !caught_up.contains(place) {
+            caught_up.insert(place.clone());
+        }
+    }
+
+    /// What readiness is decided from.
+    pub(crate) fn links(&self) -> Vec<LinkStatus> {
+        let links = self.0.links.values().map(|link| {
+            let attached = link.attached.load(Ordering::Acquire);
+            let agreed = link.agreed.load(Ordering::Acquire);
+            LinkStatus {
+                lost_for: link.last.lost_for(attached),
+                knows_streams: attached && agreed == link.told.load(Ordering::Acquire),
+            }
+        });
+        links.collect()
+    }
+
+    /// How many streams there are, and how many of them have never caught up.
+    pub(crate) fn behind(&self) -> (usize, usize) {
+        let statuses = self.statuses();
+        let caught_up = self.0.caught_up.lock().unwrap_or_else(PoisonError::into_inner);
+        let behind = statuses.keys().filter(|place| !caught_up.contains(place)).count();
+        (statuses.len(), behind)
     }
 
     /// One subscription has heard for the first time which streams it has, and all are on the board.
@@ -142,16 +196,42 @@ impl Board {
     }
 
     pub(crate) fn is_attached(&self) -> bool {
-        *self.0.attached.borrow() > 0
+        self.0.links.values().any(|link| link.attached.load(Ordering::Acquire))
     }
 }
 
+/// One subscription and the Writer.
+#[derive(Debug, Default)]
+struct Link {
+    attached: AtomicBool,
+    last: LastTrue,
+    /// Which assignment was told last, and which one is done.
+    told: AtomicU64,
+    agreed: AtomicU64,
+}
+
+/// How one subscription stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkStatus {
+    /// For how long it is not attached; zero while it is, `None` if it never was.
+    pub(crate) lost_for: Option<Duration>,
+    /// It is attached, and all of its streams are on the board.
+    pub(crate) knows_streams: bool,
+}
+
 /// See [`Board::attach`].
-pub(crate) struct Attached(Board);
+pub(crate) struct Attached {
+    board: Board,
+    subscription: Arc<str>,
+}
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        self.0.0.attached.send_modify(|attached| *attached -= 1);
+        if let Some(link) = self.board.0.links.get(&self.subscription) {
+            // The loss is counted from now on.
+            link.last.lost_for(true);
+            link.attached.store(false, Ordering::Release);
+        }
     }
 }
 

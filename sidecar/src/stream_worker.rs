@@ -16,7 +16,7 @@ use crate::application::{self, Application};
 use crate::backoff::Waits;
 use crate::config::Timing;
 use crate::in_flight::InFlight;
-use crate::negotiation::{Halt, Pushed, Step, next_step};
+use crate::negotiation::{Halt, Pushed, Step};
 use crate::source::{Load, Reading, Source};
 use crate::status::{Board, Place};
 
@@ -204,7 +204,11 @@ impl StreamWorker {
     async fn wait_for_records(&mut self) -> Result<(), Stopped> {
         let Some(source) = &self.source else { return Ok(()) };
         let interrupted = source.interrupted().map(str::to_owned);
-        self.heard_of(source.stream_next());
+        // Before the Writer has answered, the source knows no more than its own place.
+        if let Some(end) = source.end_of_stream() {
+            self.heard_of(end.end);
+        }
+        self.note_catching_up();
         match interrupted {
             None => {
                 self.say(PushState::Waiting, String::new());
@@ -241,9 +245,10 @@ impl StreamWorker {
             });
         }
         let pushed = Pushed { base, next: load.next, records: load.records };
-        let _sent = self.shared.in_flight.send(load.batches.iter().map(Bytes::len).sum());
+        let bytes = load.batches.iter().map(Bytes::len).sum();
+        let _sent = self.shared.in_flight.send(bytes);
         let request = self.request(base, load);
-        let deadline = self.settings.borrow().push_timeout;
+        let (deadline, began) = (self.settings.borrow().push_timeout, Instant::now());
         // Losses from here on are new ones.
         self.losses.mark_unchanged();
         let answer = {
@@ -264,8 +269,10 @@ impl StreamWorker {
         drop(turn);
         self.last_push = Instant::now();
         let Some(answer) = answer else { return Err(Stopped) };
+        let metrics = &self.shared.reading.metrics;
+        metrics.pushed(pushed.records, bytes);
         match answer {
-            Ok(response) => match next_step(&pushed, response.answer) {
+            Ok(response) => match metrics.answered(&pushed, began.elapsed(), response.answer) {
                 Ok(step) => self.take(step).await,
                 Err(nonsense) => {
                     tracing::error!(stream = %self.place.stream, subscription = &*self.place.subscription, "{nonsense}");
@@ -273,6 +280,7 @@ impl StreamWorker {
                 }
             },
             Err(error) => {
+                metrics.push_failures.inc((&error).into());
                 if matches!(error, application::Error::Slow { .. }) {
                     // It may take long; others can use the memory meanwhile.
                     self.source = None;
@@ -348,7 +356,7 @@ impl StreamWorker {
             None => Ok(true),
         };
         match kept {
-            Ok(true) => {}
+            Ok(true) => self.note_catching_up(),
             Ok(false) => self.source = None,
             Err(error) => {
                 tracing::error!(stream = %self.place.stream, "read ahead again: {error}");

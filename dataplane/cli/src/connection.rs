@@ -93,6 +93,16 @@ impl Credentials {
 }
 
 impl Args {
+    /// Whether --writer says which Writer is meant.
+    pub(crate) fn names_a_writer(&self) -> bool {
+        !self.writer.is_empty()
+    }
+
+    /// The data directory that is meant.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR))
+    }
+
     /// Decides which Writer is meant.
     pub(crate) fn target(self) -> anyhow::Result<Target> {
         let Self { writer, admin, tls, data_dir } = self;

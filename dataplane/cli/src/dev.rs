@@ -12,7 +12,7 @@ pub(crate) mod certificates;
 mod declare;
 pub(crate) mod folder;
 pub(crate) mod running;
-mod store;
+pub(crate) mod store;
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,6 +23,7 @@ use anyhow::{Context, anyhow, bail};
 use pyramid_protocol::net::TcpConnect;
 use pyramid_protocol::{StreamName, SystemClock};
 use pyramid_sidecar::config::Timing;
+use pyramid_sidecar::health::Readiness;
 use pyramid_tls::Tls;
 use pyramid_writer::config::{LimitArgs, ReplicaArgs};
 use pyramid_writer::replica::{self, Addresses, Environment};
@@ -157,7 +158,7 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
         limits,
     };
     let config = config.into_config()?;
-    let opened = Environment::open(&config, listen, admin_listen).await;
+    let opened = Environment::open(&config, listen, admin_listen, None).await;
     let (environment, addresses) = opened.map_err(|error| explain_port(error.into()))?;
     let shown = config.object_store.to_string();
     tokio::select! {
@@ -274,6 +275,8 @@ impl Start<'_> {
                 .collect(),
             pod: "dev".to_owned(),
             local: Some(local_listen),
+            ops: None,
+            readiness: Readiness::Local,
             chunk_directory: store.directory.clone(),
             tls: Some(pusher_directory),
             object_store_ca: store.objects.s3_ca.clone(),

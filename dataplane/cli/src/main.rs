@@ -1,11 +1,11 @@
 //! `pyramid`: the command for people.
 //!
 //! [`dev`] runs a Writer and a pusher in one process, [`stream`] appends to streams, reads them and
-//! says who may, [`certificate`] makes identities, [`chunk`] looks into a file of the object store.
-//! [`connection`] finds the Writer that a command means, [`output`] prints for people or for
+//! says who may, [`certificate`] makes identities, [`chunk`] looks into a file of the object
+//! store, [`verify`] checks all of it. [`connection`] finds the Writer that a command means, [`output`] prints for people or for
 //! programs.
 //!
-//! Exit codes: 0 done, 1 refused or failed, 2 the command line is wrong. A reader that closes the
+//! Exit codes: 0 done, 1 refused or failed, 2 the command line is wrong; of [`verify`] also 74. A reader that closes the
 //! pipe has seen enough: that is no failure.
 
 mod certificate;
@@ -16,6 +16,7 @@ mod identity;
 mod log_time;
 mod output;
 mod stream;
+mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -58,6 +59,8 @@ enum Command {
     /// Look into a chunk file of the object store.
     #[command(subcommand)]
     Chunk(chunk::Command),
+    /// Check that everything in the object store is what was stored.
+    Verify(Box<verify::Args>),
 }
 
 fn main() -> ExitCode {
@@ -68,17 +71,19 @@ fn main() -> ExitCode {
         Err(error) => return fail(&error.into()),
     };
     let done = runtime.block_on(async {
-        match command {
+        let done = match command {
+            Command::Verify(args) => return Box::pin(verify::run(*args, &mut output)).await,
             Command::Dev(args) => Box::pin(dev::run(*args, &mut output)).await,
             Command::Stream(args) => Box::pin(stream::run(args, &mut output)).await,
             Command::Certificate(command) => certificate::run(command, &mut output),
             Command::Chunk(command) => chunk::run(command, &mut output).await,
-        }
+        };
+        done.map(|()| 0)
     });
     // A thread that waits for a line of standard input would never end.
     runtime.shutdown_background();
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) if error.is::<Closed>() => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
@@ -88,5 +93,5 @@ fn main() -> ExitCode {
 fn fail(error: &anyhow::Error) -> ExitCode {
     // There is nobody to tell that standard error is closed.
     drop(writeln!(std::io::stderr(), "error: {error:#}"));
-    ExitCode::FAILURE
+    ExitCode::from(verify::exit_code(error))
 }

@@ -126,6 +126,17 @@ pub struct Batches {
     pub batches: Vec<Batch>,
     /// Their bytes; dropped with them.
     pub held: Held,
+    /// Who has sent them.
+    pub origin: Origin,
+}
+
+/// Where batches came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The Writer.
+    Writer,
+    /// A chunk in the object store.
+    Chunk,
 }
 
 /// Why a read has ended before its end.

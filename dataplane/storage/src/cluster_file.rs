@@ -21,7 +21,7 @@ use crate::{
 const FORMAT: u32 = 1;
 
 /// Longest file. Unit: bytes.
-const BYTES_MAX: u64 = 4096;
+pub(crate) const BYTES_MAX: u64 = 4096;
 
 /// What the bucket says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +125,14 @@ impl ClusterFile {
         serde_json::to_vec(&json).expect("two numbers and two texts are JSON")
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    /// Whether it is a cluster file of another format than this build's.
+    pub(crate) fn is_of_another_format(bytes: &[u8]) -> bool {
+        let json: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
+        let format = json.as_ref().and_then(|json| json.get("format")?.as_u64());
+        format.is_some_and(|format| format != u64::from(FORMAT))
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let Json { cluster_id, epoch, incarnation, format } = serde_json::from_slice(bytes).ok()?;
         if format != FORMAT {
             return None;

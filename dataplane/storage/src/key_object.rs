@@ -45,8 +45,20 @@ pub enum OpenError {
         /// What its header names.
         kek_id: String,
     },
-    /// It is not what was stored, belongs to another stream or cluster, or the key file holds
-    /// another key under its id. If the stream has several key objects, try the others.
+    /// The key file holds another key under this id: restore the right key file. That part of the
+    /// object is not authenticated yet, so it may also be damage.
+    #[error(
+        "the key {kek_id:?} of the key file does not open {object}; restore the key file that \
+         sealed it, or the object, if other objects open under this key"
+    )]
+    WrongKek {
+        /// The object's key.
+        object: String,
+        /// What its header names.
+        kek_id: String,
+    },
+    /// It is not what was stored, or belongs to another stream or cluster. If the stream has
+    /// several key objects, try the others.
     #[error(transparent)]
     Damaged(#[from] Damaged),
 }
@@ -88,6 +100,9 @@ impl KeyObject {
         let content = content.map_err(|error| match error {
             sealed_object::OpenError::UnknownKek { kek_id } => {
                 OpenError::UnknownKek { object: object.to_owned(), kek_id }
+            }
+            sealed_object::OpenError::WrongKek { kek_id } => {
+                OpenError::WrongKek { object: object.to_owned(), kek_id }
             }
             sealed_object::OpenError::Damaged => OpenError::Damaged(damaged()),
         })?;

@@ -30,6 +30,7 @@ mod range;
 mod sealed_object;
 mod transport;
 mod trust;
+pub mod verify;
 
 pub use chunk::{Chunk, ChunkReader, Damaged, SealedChunk};
 pub use cluster_id::{ClusterId, ParseClusterIdError};

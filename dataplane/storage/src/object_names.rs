@@ -4,6 +4,7 @@
 //! <prefix>/<cluster id>/cluster.json
 //! <prefix>/<cluster id>/c/<hh>/<stream id>/<base>-<intent>-<r>.pyc   chunk
 //! <prefix>/<cluster id>/k/<stream id>-<r>.pyk                        stream key and name
+//! <prefix>/<cluster id>/s/<epoch>-<index>-<term>-<r>.pys             snapshot
 //! ```
 //!
 //! Cluster ids have 32 and `r` has 16 hexadecimal digits; stream ids have 16 decimal digits, `base`
@@ -130,9 +131,47 @@ impl ObjectNames {
         format!("{}/k/{:016}-", self.root, stream_id.get())
     }
 
+    /// What the keys of the key objects of all streams begin with.
+    #[must_use]
+    pub fn all_key_objects_prefix(&self) -> String {
+        format!("{}/k/", self.root)
+    }
+
+    /// Whose key object this is, or `None` if the key is not one of ours.
+    #[must_use]
+    pub fn parse_key_object(&self, key: &ObjectKey) -> Option<StreamId> {
+        let name = key.as_str().strip_prefix(&self.root)?.strip_prefix("/k/")?;
+        let (stream_id, r) = name.strip_suffix(".pyk")?.split_once('-')?;
+        let stream_id = StreamId::new(stream_id.parse().ok()?)?;
+        let r = u64::from_be_bytes(hex::decode(r)?);
+        (self.key_object(stream_id, r) == *key).then_some(stream_id)
+    }
+
+    /// Log index and term of a snapshot, or `None` if the key is not one of ours.
+    #[must_use]
+    pub fn parse_snapshot(&self, key: &ObjectKey) -> Option<(u64, u64)> {
+        let name = key.as_str().strip_prefix(&self.root)?.strip_prefix("/s/")?;
+        let mut parts = name.strip_suffix(".pys")?.splitn(4, '-');
+        let _epoch: u32 = decimal(parts.next()?)?;
+        let (index, term) = (decimal(parts.next()?)?, decimal(parts.next()?)?);
+        let _r: [u8; 8] = hex::decode(parts.next()?)?;
+        Some((index, term))
+    }
+
+    /// What the keys of all objects begin with.
+    #[must_use]
+    pub fn root_prefix(&self) -> String {
+        format!("{}/", self.root)
+    }
+
     fn key(&self, rest: &str) -> ObjectKey {
         format!("{}/{rest}", self.root).parse().expect("names are keys below a checked prefix")
     }
+}
+
+/// A number of digits alone: `parse` would also take a sign.
+fn decimal<N: std::str::FromStr>(text: &str) -> Option<N> {
+    text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 fn chunk_folder(stream_id: StreamId) -> String {
@@ -204,6 +243,43 @@ mod tests {
         ] {
             assert_ne!(bad, good);
             assert_eq!(names().parse_chunk(&bad.parse().unwrap_or(names().cluster_file())), None);
+        }
+    }
+
+    #[test]
+    fn the_key_of_a_key_object_is_read_as_it_is_written_and_no_other() {
+        let stream_id = StreamId::new(77).unwrap();
+        let key = names().key_object(stream_id, 0x1f);
+        assert_eq!(names().parse_key_object(&key), Some(stream_id));
+        assert!(key.as_str().starts_with(&names().all_key_objects_prefix()));
+        assert!(key.as_str().starts_with(&names().root_prefix()));
+        let good = key.to_string();
+        for bad in [
+            good.replace("/k/", "/c/"),
+            good.replace(".pyk", ".pyc"),
+            good.replace("0000000000000077", "77"),
+            good.replace("0000000000000077", "0000000000000000"),
+            good.replace("001f", "001F"),
+            good.replace("dev/a", "dev/b"),
+        ] {
+            assert_ne!(bad, good);
+            assert_eq!(names().parse_key_object(&bad.parse().unwrap()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_key_of_a_snapshot_names_its_place_in_the_log() {
+        let good = format!("{}s/1-00500-2-000000000000001f.pys", names().root_prefix());
+        assert_eq!(names().parse_snapshot(&good.parse().unwrap()), Some((500, 2)));
+        for bad in [
+            good.replace("/s/", "/k/"),
+            good.replace(".pys", ".pyk"),
+            good.replace("1-00500", "00500"),
+            good.replace("00500", "x"),
+            good.replace("001f", "01f"),
+        ] {
+            assert_ne!(bad, good);
+            assert_eq!(names().parse_snapshot(&bad.parse().unwrap()), None, "{bad}");
         }
     }
 

@@ -18,6 +18,8 @@
 //! `<kind> ‖ cluster id ‖ ident`. So an object of one kind never opens as another, and none opens
 //! under another name.
 
+use std::ops::Range;
+
 use bytes::{Buf, BufMut, Bytes};
 use pyramid_protocol::Entropy;
 use zeroize::Zeroizing;
@@ -25,7 +27,7 @@ use zeroize::Zeroizing;
 use crate::{
     cluster_id::ClusterId,
     frame::{self, Bad, Bounds, Compressor, Decompressor, Place, Plain, Table},
-    keys::{ChunkKey, KEK_ID_BYTES_MAX, Keks, UnwrapError, WRAPPED_KEY_LEN},
+    keys::{ChunkKey, FrameKeys, KEK_ID_BYTES_MAX, Keks, UnwrapError, WRAPPED_KEY_LEN},
 };
 
 /// Unit: bytes.
@@ -49,6 +51,10 @@ impl Kind {
             Self::StreamKey => 1,
             Self::Snapshot => 2,
         }
+    }
+
+    fn of(number: u32) -> Option<Self> {
+        [Self::StreamKey, Self::Snapshot].into_iter().find(|kind| kind.number() == number)
     }
 
     fn name(self) -> &'static str {
@@ -85,6 +91,9 @@ pub(crate) enum OpenError {
     /// The KEK that its header names is missing. The header is not authenticated at that point, so
     /// it may also be damage.
     UnknownKek { kek_id: String },
+    /// The KEK that its header names does not open it: the key file holds another one under this
+    /// id, or the header is damaged.
+    WrongKek { kek_id: String },
     /// Anything else.
     Damaged,
 }
@@ -95,6 +104,7 @@ impl From<Bad> for OpenError {
     }
 }
 
+#[derive(Debug)]
 struct Header {
     name: Name,
     frame_count: u32,
@@ -149,45 +159,115 @@ pub(crate) fn open(
     object: &[u8],
     keks: &Keks,
 ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
-    let header = Header::decode(object)?;
-    let head_len = frame::head_len(HEADER_LEN, header.frame_count).ok_or(Bad)?;
-    let head = object.get(..head_len).ok_or(Bad)?;
-    if header.name != *name || u64::try_from(object.len()) != Ok(header.total_len) {
+    let sealed = Sealed::open(name, object, keks)?;
+    if u64::try_from(object.len()) != Ok(sealed.total_len()) {
         return Err(OpenError::Damaged);
     }
-    let key =
-        keks.unwrap_chunk_key(&header.kek_id, &header.wrapped_key).map_err(
-            |error| match error {
-                UnwrapError::UnknownKek { kek_id } => OpenError::UnknownKek { kek_id },
-                UnwrapError::WrongKey { .. } => OpenError::Damaged,
-            },
-        )?;
-    let keys = key.frame_keys(name.kind.name());
-    frame::verify_head(head, &keys)?;
-    let bounds = Bounds {
-        frame_len_max: frame::TARGET_LEN,
-        plain_len: header.plain_bytes,
-        total_len: header.total_len,
-    };
-    let table = Table::decode(head, HEADER_LEN, &bounds)?;
-    let context = name.frame_context();
-    let mut decompressor = Decompressor::default();
     let mut content =
-        Zeroizing::new(Vec::with_capacity(usize::try_from(header.plain_bytes).map_err(|_| Bad)?));
-    for (number, row) in (0..).zip(table.rows()) {
-        let range = usize::try_from(number).ok().and_then(|frame| table.range(frame)).ok_or(Bad)?;
+        Zeroizing::new(Vec::with_capacity(usize::try_from(sealed.plain_bytes).map_err(|_| Bad)?));
+    for frame in 0..sealed.frame_count() {
+        let range = sealed.frame_range(frame).ok_or(Bad)?;
         let start = usize::try_from(range.start).map_err(|_| Bad)?;
         let end = usize::try_from(range.end).map_err(|_| Bad)?;
         let ciphertext = object.get(start..end).ok_or(Bad)?;
-        let is_next = u64::try_from(content.len()) == Ok(row.first_offset);
+        content.extend_from_slice(&sealed.open_frame(frame, ciphertext)?);
+    }
+    Ok(content)
+}
+
+/// A sealed object whose head is authenticated. Its frames are opened one at a time, so that one
+/// that is larger than memory can be checked too.
+#[derive(Clone, Debug)]
+pub(crate) struct Sealed {
+    keys: FrameKeys,
+    context: Vec<u8>,
+    table: Table,
+    plain_bytes: u64,
+}
+
+impl Sealed {
+    /// Opens the head of the object `name`, which `bytes` begin with.
+    pub(crate) fn open(name: &Name, bytes: &[u8], keks: &Keks) -> Result<Self, OpenError> {
+        let header = Header::decode(bytes)?;
+        let head_len = frame::head_len(HEADER_LEN, header.frame_count).ok_or(Bad)?;
+        let head = bytes.get(..head_len).ok_or(Bad)?;
+        if header.name != *name {
+            return Err(OpenError::Damaged);
+        }
+        let key =
+            keks.unwrap_chunk_key(&header.kek_id, &header.wrapped_key).map_err(
+                |error| match error {
+                    UnwrapError::UnknownKek { kek_id } => OpenError::UnknownKek { kek_id },
+                    UnwrapError::WrongKey { kek_id } => OpenError::WrongKek { kek_id },
+                },
+            )?;
+        let keys = key.frame_keys(name.kind.name());
+        frame::verify_head(head, &keys)?;
+        let bounds = Bounds {
+            frame_len_max: frame::TARGET_LEN,
+            plain_len: header.plain_bytes,
+            total_len: header.total_len,
+        };
+        let table = Table::decode(head, HEADER_LEN, &bounds)?;
+        Ok(Self { keys, context: name.frame_context(), table, plain_bytes: header.plain_bytes })
+    }
+
+    /// Length of the head that begins with `bytes`, or `None` if it is no sealed object of this
+    /// version. Unit: bytes.
+    pub(crate) fn head_len(bytes: &[u8]) -> Option<usize> {
+        frame::head_len(HEADER_LEN, Header::decode(bytes).ok()?.frame_count)
+    }
+
+    /// Length of the object. Unit: bytes.
+    pub(crate) fn total_len(&self) -> u64 {
+        self.table.end()
+    }
+
+    pub(crate) fn frame_count(&self) -> usize {
+        self.table.rows().len()
+    }
+
+    /// Where the ciphertext of a frame lies in the object.
+    pub(crate) fn frame_range(&self, frame: usize) -> Option<Range<u64>> {
+        self.table.range(frame)
+    }
+
+    /// The content of one frame. `ciphertext` is exactly [`Sealed::frame_range`] of the object.
+    pub(crate) fn open_frame(
+        &self,
+        frame: usize,
+        ciphertext: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let row = self.table.row(frame).ok_or(Bad)?;
+        let number = u32::try_from(frame).map_err(|_| Bad)?;
+        let is_last = frame.checked_add(1) == Some(self.frame_count());
+        let is_next = row.first_offset == u64::from(number) * TARGET_LEN
+            && (is_last || u64::from(row.plain_len) == TARGET_LEN);
         if !is_next || row.first_time_ms != 0 || row.batch_count != 0 {
             return Err(OpenError::Damaged);
         }
-        let place = Place { number, context: &context, keys: &keys };
-        let plain = frame::open(row, &place, ciphertext, &mut decompressor)?;
-        content.extend_from_slice(&Zeroizing::new(plain));
+        let place = Place { number, context: &self.context, keys: &self.keys };
+        Ok(Zeroizing::new(frame::open(row, &place, ciphertext, &mut Decompressor::default())?))
     }
-    Ok(content)
+}
+
+/// What the header says of itself, and the id of its KEK. Not authenticated: to tell what is wrong
+/// with an object that does not open.
+pub(crate) fn claims(bytes: &[u8]) -> Option<(Name, String)> {
+    let Header { name, kek_id, .. } = Header::decode(bytes).ok()?;
+    Some((name, kek_id))
+}
+
+/// Whether `bytes` begin like a sealed object of a version or kind that this build does not know.
+/// Not authenticated: for people only.
+pub(crate) fn is_of_another_version(bytes: &[u8]) -> bool {
+    let Some(mut rest) = bytes.strip_prefix(MAGIC).and_then(|rest| rest.get(..8)) else {
+        return false;
+    };
+    let version = rest.get_u16_le();
+    let _header_len = rest.get_u16_le();
+    let kind = rest.get_u32_le();
+    version != VERSION || Kind::of(kind).is_none()
 }
 
 impl Name {
@@ -226,9 +306,7 @@ impl Header {
             return Err(Bad);
         }
         let number = rest.get_u32_le();
-        let kind =
-            [Kind::StreamKey, Kind::Snapshot].into_iter().find(|kind| kind.number() == number);
-        let kind = kind.ok_or(Bad)?;
+        let kind = Kind::of(number).ok_or(Bad)?;
         let cluster_id =
             ClusterId::from_slice(rest.get(..ClusterId::LEN).ok_or(Bad)?).ok_or(Bad)?;
         rest.advance(ClusterId::LEN);

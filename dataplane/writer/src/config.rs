@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args as ClapArgs, Parser, ValueEnum};
+use clap::{Args as ClapArgs, Parser};
 use pyramid_storage::object_store::{S3Options, SettingsError, StoreSettings};
+use pyramid_telemetry::logs;
 
 use crate::raft::Timing;
 use crate::shipper::{CHUNK_MEMORY, Defaults, UPLOADS_MAX};
@@ -46,13 +47,18 @@ pub struct Args {
     )]
     pub admin_listen: SocketAddr,
 
-    /// What is logged: a level, or more finely `pyramid_writer=debug,warn`.
-    #[arg(long, env = "PYRAMID_LOG", default_value = "info,openraft=warn", value_name = "FILTER")]
-    pub log: String,
+    /// Where health and metrics are served, over plain HTTP to anybody. Port 0: a free one, printed.
+    #[arg(
+        long,
+        env = "PYRAMID_OPS_LISTEN",
+        default_value = "127.0.0.1:7403",
+        value_name = "ADDRESS"
+    )]
+    pub ops_listen: SocketAddr,
 
-    /// How log lines look.
-    #[arg(long, env = "PYRAMID_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
-    pub log_format: LogFormat,
+    /// What is logged, and how it looks.
+    #[command(flatten)]
+    pub logs: logs::Args,
 }
 
 /// What makes up a replica, whoever starts it.
@@ -159,15 +165,6 @@ pub struct LimitArgs {
     #[arg(long, env = "PYRAMID_MEMORY_BYTES_MAX", value_name = "BYTES",
         value_parser = clap::value_parser!(u64).range(64 << 20..))]
     pub memory_bytes_max: Option<u64>,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 /// A replica's settings, checked.

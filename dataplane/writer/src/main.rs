@@ -5,9 +5,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use pyramid_telemetry::logs;
 use pyramid_writer::config::Args;
-use pyramid_writer::replica::{self, Environment};
-use pyramid_writer::telemetry;
+use pyramid_writer::replica::{self, Addresses, Environment};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -16,15 +16,9 @@ const EX_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Err(error) = telemetry::init(&args.log, args.log_format) {
-        return fail(EX_CONFIG, error.context("--log").as_ref());
+    if let Err(error) = logs::start(&args.logs) {
+        return fail(EX_CONFIG, &error);
     }
-    // With a panic in one task the others would limp on; a restart is safe and fast.
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        print(panic);
-        std::process::abort();
-    }));
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(EX_CONFIG, &error),
@@ -44,11 +38,15 @@ async fn run(args: Args) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())
         .map_err(|error| -> Failure { (EX_CONFIG, error.into()) })?;
     let (environment, addresses) =
-        Environment::open(&config, args.listen, args.admin_listen).await.map_err(failed)?;
+        Environment::open(&config, args.listen, args.admin_listen, Some(args.ops_listen))
+            .await
+            .map_err(failed)?;
     let ready = move || {
         let mut out = std::io::stdout().lock();
         // Whoever started this program may have closed its output; that is no reason to stop.
-        drop(writeln!(out, "ready writer={} admin={}", addresses.writer, addresses.admin));
+        let Addresses { writer, admin, ops } = addresses;
+        let ops = ops.map(|ops| format!(" ops={ops}")).unwrap_or_default();
+        drop(writeln!(out, "ready writer={writer} admin={admin}{ops}"));
         drop(out.flush());
     };
     let shutdown = CancellationToken::new();

@@ -13,6 +13,7 @@ use crate::attachments::Attachments;
 use crate::chunks::Chunks;
 use crate::data_dir::Identity;
 use crate::disk::Disk;
+use crate::metrics::Metrics;
 use crate::raft::Consensus;
 use crate::service::{command_failure, control_refusal, wal_full};
 use crate::shipper::ShipperHandle;
@@ -56,6 +57,8 @@ pub struct Member {
     pub admission: Arc<Admission>,
     /// What pushers report.
     pub attachments: Attachments,
+    /// What is counted and measured.
+    pub metrics: Arc<Metrics>,
     /// Ids and keys.
     pub entropy: Arc<dyn Entropy>,
     /// Long calls end then.

@@ -1,5 +1,9 @@
 //! The ports of a replica and what is served there.
 
+mod counted;
+
+use std::sync::Arc;
+
 use pyramid_protocol::limits::MESSAGE_BYTES_MAX;
 use pyramid_protocol::net::{self, Accept};
 use pyramid_protocol::pb::v1::admin_server::AdminServer;
@@ -9,8 +13,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 
+use self::counted::Counted;
 use crate::admin::{AdminService, Found};
 use crate::member::Phase;
+use crate::metrics::Metrics;
 use crate::rights;
 use crate::service::WriterService;
 
@@ -26,6 +32,7 @@ pub struct Error {
 pub(crate) fn serve(
     phase: watch::Receiver<Phase>,
     found: mpsc::Sender<Found>,
+    metrics: Arc<Metrics>,
     writer: Box<dyn Accept>,
     admin: Box<dyn Accept>,
     shutdown: &CancellationToken,
@@ -36,6 +43,8 @@ pub(crate) fn serve(
     let admin_service = AdminServer::new(AdminService::new(phase, found))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
     let admin_service = InterceptedService::new(admin_service, rights::operator_only);
+    let writer_service = Counted { service: writer_service, metrics: Arc::clone(&metrics) };
+    let admin_service = Counted { service: admin_service, metrics };
     let mut servers = JoinSet::new();
     let serve = net::server().add_service(writer_service);
     let stop = shutdown.clone().cancelled_owned();

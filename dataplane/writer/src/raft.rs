@@ -180,6 +180,26 @@ impl Consensus {
         (metrics.state == ServerState::Leader).then(|| types::wal_vote(&metrics.vote).term)
     }
 
+    /// The leader that this replica knows, if it knows one.
+    #[must_use]
+    pub fn leader(&self) -> Option<u64> {
+        self.raft.server_metrics().borrow_watched().current_leader
+    }
+
+    /// The newest term that this replica has seen.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        types::wal_vote(&self.raft.server_metrics().borrow_watched().vote).term
+    }
+
+    /// The last entry that is committed, as far as this replica knows.
+    #[must_use]
+    pub fn committed(&self) -> Option<u64> {
+        let metrics = self.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.cluster_committed.as_ref().map(|committed| types::wal_log_id(committed).index)
+    }
+
     /// Waits until [`Consensus::leads`] may have changed. `false` once Raft has stopped.
     pub async fn leadership_changed(&self, since: &mut LeadershipWatch) -> bool {
         since.0.changed().await.is_ok()

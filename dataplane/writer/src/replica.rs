@@ -9,22 +9,24 @@
 //!
 //! What differs between production and a simulation comes in as [`Environment`].
 
-use std::net::SocketAddr;
+mod environment;
+mod opening;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use pyramid_protocol::net::{Accept, TcpAccept};
 use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::stored::v1::command::Command;
-use pyramid_protocol::pb::v1::{Reason, Refusal};
-use pyramid_protocol::{Clock, Entropy, SystemClock, SystemEntropy};
+use pyramid_protocol::{Clock, Entropy};
 use pyramid_storage::{ClusterId, Keks, ObjectNames, ObjectStore};
-use pyramid_tls::Tls;
+use pyramid_telemetry::health::Pulse;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+pub use self::environment::{Addresses, Environment};
+use self::opening::{found_here, open_wal, wal_config};
 use crate::admin::Found;
 use crate::admission::Admission;
 use crate::appender::{Appender, AppenderHandle};
@@ -32,9 +34,12 @@ use crate::attachments::Attachments;
 use crate::chunks::Chunks;
 use crate::config::Config;
 use crate::data_dir::{self, Contents, DataDir, Identity};
-use crate::disk::{Disk, RealDisk};
+use crate::disk::Disk;
+use crate::health::Vitals;
 use crate::live_index::LiveIndex;
 use crate::member::{Member, Phase};
+use crate::metrics::{Metrics, Port};
+use crate::ops::Ops;
 use crate::ports;
 use crate::raft::{self, Consensus};
 use crate::raft_thread::RaftThread;
@@ -48,35 +53,6 @@ const FOUNDER: u64 = 1;
 
 /// How long connections may take to end at a stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// What differs between production and a simulation.
-pub struct Environment {
-    /// Below it lies all that this replica keeps.
-    pub disk: Arc<dyn Disk>,
-    /// Where chunks go.
-    pub store: Arc<dyn ObjectStore>,
-    /// What wraps keys.
-    pub keks: Keks,
-    /// Wall clock.
-    pub clock: Arc<dyn Clock>,
-    /// Ids, keys, elections.
-    pub entropy: Arc<dyn Entropy>,
-    /// Takes connections for the `Writer` service.
-    pub writer: Box<dyn Accept>,
-    /// Takes connections for the `Admin` service.
-    pub admin: Box<dyn Accept>,
-    /// What both ports prove themselves with, kept up to date while the replica runs.
-    pub tls: Option<Tls>,
-}
-
-/// Where a replica listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    /// The `Writer` service.
-    pub writer: SocketAddr,
-    /// The `Admin` service.
-    pub admin: SocketAddr,
-}
 
 /// Why a replica cannot start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -144,72 +120,6 @@ where
     move |source| Error::Settings { what, source: source.into() }
 }
 
-impl Environment {
-    /// This machine's: a real disk, the object store of the settings, TCP with TLS.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Settings`]: what of it cannot be had, and which flag changes it.
-    pub async fn open(
-        config: &Config,
-        writer: SocketAddr,
-        admin: SocketAddr,
-    ) -> Result<(Self, Addresses), Error> {
-        let keks = Keks::load(&config.kek_file)
-            .map_err(settings(format!("--kek-file {}", config.kek_file.display())))?;
-        let disk = RealDisk::open(&config.data_dir)
-            .map_err(settings(format!("--data-dir {}", config.data_dir.display())))?;
-        let store = config
-            .object_store
-            .open()
-            .await
-            .map_err(settings(format!("--object-store {}", config.object_store)))?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let tls = match &config.tls {
-            Some(directory) => Some(
-                Tls::open(directory, Arc::clone(&clock))
-                    .map_err(settings(format!("--tls {}", directory.display())))?,
-            ),
-            None => None,
-        };
-        let writer = bind("--listen", writer, tls.as_ref()).await?;
-        let admin = bind("--admin-listen", admin, tls.as_ref()).await?;
-        let addresses = Addresses { writer: writer.1, admin: admin.1 };
-        let environment = Self {
-            disk: Arc::new(disk),
-            store,
-            keks,
-            clock,
-            entropy: Arc::new(SystemEntropy),
-            writer: writer.0,
-            admin: admin.0,
-            tls,
-        };
-        Ok((environment, addresses))
-    }
-}
-
-async fn bind(
-    flag: &str,
-    address: SocketAddr,
-    tls: Option<&Tls>,
-) -> Result<(Box<dyn Accept>, SocketAddr), Error> {
-    let what = format!("{flag} {address}");
-    if tls.is_none() && !address.ip().is_loopback() {
-        return Err(settings(what)(
-            "without TLS only a loopback address is served; give --tls with the directory of key, \
-             certificate and trust bundle",
-        ));
-    }
-    let accept = TcpAccept::bind(address).await.map_err(settings(what.clone()))?;
-    let address = accept.local_address().map_err(settings(what))?;
-    let accept: Box<dyn Accept> = match tls {
-        Some(tls) => Box::new(tls.accept(accept)),
-        None => Box::new(accept),
-    };
-    Ok((accept, address))
-}
-
 /// Runs until `shutdown`. `serving` is told once requests are taken, or once an empty directory
 /// waits to be founded.
 ///
@@ -222,24 +132,29 @@ pub async fn run(
     serving: impl FnOnce() + Send,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let Environment { disk, store, keks, clock, entropy, writer, admin, tls } = environment;
+    let Environment { disk, store, keks, clock, entropy, writer, admin, ops, tls } = environment;
     let mut directory = DataDir::open(Arc::clone(&disk)).map_err(Error::DataDir)?;
-    let parts = Parts {
-        wal: wal_config(&config, &*disk),
-        config,
-        disk,
-        store,
-        keks: Arc::new(keks),
-        clock,
-        entropy,
-    };
-
     let (phase, phases) = watch::channel(match directory.contents() {
         Contents::Member(identity) => Phase::Starting(identity),
         Contents::Empty => Phase::Empty,
     });
+    let ops = Ops::start(phases.clone(), ops, tls.clone(), &shutdown);
+    let parts = Parts {
+        wal: wal_config(&config, &*disk),
+        config,
+        disk: ops.observed_disk(disk),
+        store: ops.observed_store(store),
+        keks: Arc::new(keks),
+        clock,
+        entropy,
+        metrics: Arc::clone(&ops.metrics),
+        vitals: Arc::clone(&ops.vitals),
+    };
+
     let (found, mut to_found) = mpsc::channel(1);
-    let mut servers = ports::serve(phases, found, writer, admin, &shutdown);
+    let (writer, admin) = (ops.counted(Port::Writer, writer), ops.counted(Port::Admin, admin));
+    let metrics = Arc::clone(&ops.metrics);
+    let mut servers = ports::serve(phases, found, metrics, writer, admin, &shutdown);
     let mut watches = JoinSet::new();
     if let Some(tls) = tls {
         let shutdown = shutdown.clone();
@@ -293,37 +208,12 @@ pub async fn run(
     }
     while watches.join_next().await.is_some() {}
     drop(phase);
-    match running {
+    let ended = match running {
         Some(running) => ended.and(running.stop().await),
         None => ended,
-    }
-}
-
-fn wal_config(config: &Config, disk: &dyn Disk) -> wal::Config {
-    let bytes_max = config.wal_bytes_max.unwrap_or_else(|| match disk.volume() {
-        Ok(volume) => (volume.total_bytes / 10 * 6).min(wal::WAL_BYTES_MAX),
-        Err(_) => wal::WAL_BYTES_MAX,
-    });
-    wal::Config {
-        segment_bytes: config.segment_bytes,
-        ..wal::Config::new(bytes_max, config.cache_bytes_max)
-    }
-}
-
-fn found_here(
-    directory: &mut DataDir,
-    cluster_id: [u8; 16],
-    parts: &Parts,
-) -> Result<Result<Identity, Refusal>, Error> {
-    match directory.found(cluster_id, FOUNDER, &*parts.entropy, &parts.wal) {
-        Ok(identity) => Ok(Ok(identity)),
-        Err(data_dir::Error::Foreign { .. }) => Ok(Err(Refusal::new(
-            Reason::Foreign,
-            "this replica belongs to another cluster; give it an empty data directory",
-        ))),
-        // After a failed sync nothing is known about the files: a new process founds again.
-        Err(error) => Err(Error::DataDir(error)),
-    }
+    };
+    ops.stop().await;
+    ended
 }
 
 /// What a member is made of.
@@ -335,6 +225,8 @@ struct Parts {
     keks: Arc<Keks>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
+    metrics: Arc<Metrics>,
+    vitals: Arc<Vitals>,
 }
 
 /// A member, with its tasks.
@@ -353,16 +245,17 @@ impl Running {
         identity: Identity,
         shutdown: &CancellationToken,
     ) -> Result<Self, Error> {
-        let Parts { config, wal, disk, store, keks, clock, entropy } = parts;
+        let Parts { config, wal, disk, store, keks, clock, entropy, metrics, vitals } = parts;
         let names = ObjectNames::new(&config.object_prefix, ClusterId::new(identity.cluster_id))
             .map_err(settings("--object-prefix"))?;
-        let (wal, opened) = Wal::open(Arc::clone(disk), *wal, &identity).map_err(Error::OpenLog)?;
+        let (wal, opened) = open_wal(Arc::clone(disk), *wal, identity).await?;
         tracing::info!(
             last = opened.last.map(|last| last.index),
             report = ?opened.report,
             "opened the write-ahead log"
         );
         let view = Arc::new(View::new(State::default(), LiveIndex::default()));
+        vitals.opened(&wal, opened.committed.map(|committed| committed.index), view.progress());
         let raft_thread = RaftThread::start().map_err(settings("start a thread for raft"))?;
         let consensus = {
             let (wal, view, timing) = (wal.clone(), Arc::clone(&view), config.timing);
@@ -378,6 +271,10 @@ impl Running {
                 .await
                 .map_err(|error| Error::Raft(error.to_string()))?
         };
+        // It ends with the thread.
+        let pulse = Pulse::default();
+        drop(raft_thread.spawn(pulse.clone().keep_beating()));
+        vitals.raft_runs(consensus.clone(), pulse);
         let (appender, handle) =
             Appender::new(consensus.clone(), Arc::clone(&view), Arc::clone(clock));
         let appender = raft_thread.spawn(appender.run(shutdown.clone()));
@@ -397,6 +294,7 @@ impl Running {
             shipper: shipper_handle.clone(),
             admission: Admission::new(config.admission),
             attachments: Attachments::default(),
+            metrics: Arc::clone(metrics),
             entropy: Arc::clone(entropy),
             shutdown: shutdown.clone(),
         });
@@ -415,7 +313,8 @@ impl Running {
             drop(running.stop().await);
             return Err(error);
         }
-        let shipper = Shipper::new(shipper_handle, wal, chunks, Arc::clone(entropy));
+        let (entropy, metrics) = (Arc::clone(entropy), Arc::clone(metrics));
+        let shipper = Shipper::new(shipper_handle, wal, chunks, entropy, metrics);
         running.shipper.spawn(shipper.run(shutdown.clone()));
         Ok(running)
     }

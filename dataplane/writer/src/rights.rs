@@ -197,7 +197,6 @@ impl fmt::Display for Right {
 }
 
 /// Lets only the operator call, whatever the method.
-#[expect(clippy::result_large_err, reason = "the shape that tonic wants")]
 pub(crate) fn operator_only(request: Request<()>) -> Result<Request<()>, Status> {
     match Caller::of(&request)? {
         Caller::Local => Ok(request),

@@ -17,12 +17,14 @@ use std::sync::Arc;
 use futures::{Stream, StreamExt};
 use pyramid_protocol::pb::v1::writer_server::Writer;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
+use pyramid_telemetry::metrics::Held;
 use tokio::sync::watch as tokio_watch;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use self::answer::{control_refusal, failure as command_failure, recreated, wal_full};
 pub(crate) use self::streams::{stream_info, unexpected};
 use crate::member::{Member, Phase};
+use crate::metrics::Call;
 use crate::rights::Caller;
 
 /// Answers of a call that has many.
@@ -57,6 +59,16 @@ pub(crate) fn starting() -> Refusal {
     Refusal::new(Reason::Unavailable, "this replica starts; retry")
 }
 
+/// A call counts as open as long as its answers are there.
+fn open_while<T>(
+    answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    open: Held,
+) -> Answers<T> {
+    Box::pin(answers.inspect(move |_| {
+        let _still_open = &open;
+    }))
+}
+
 #[tonic::async_trait]
 impl Writer for WriterService {
     type AppendStream = Answers<pb::AppendResponse>;
@@ -69,7 +81,8 @@ impl Writer for WriterService {
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let (member, caller) = (self.member()?, Caller::of(&request)?);
-        Ok(Response::new(Box::pin(append::answers(member, caller, request.into_inner()))))
+        let open = member.metrics.open_calls.hold(Call::Append);
+        Ok(Response::new(open_while(append::answers(member, caller, request.into_inner()), open)))
     }
 
     async fn read(
@@ -77,7 +90,8 @@ impl Writer for WriterService {
         request: Request<pb::ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
         let (member, caller) = (self.member()?, Caller::of(&request)?);
-        Ok(Response::new(Box::pin(read::items(member, caller, request.into_inner()))))
+        let open = member.metrics.open_calls.hold(Call::Read);
+        Ok(Response::new(open_while(read::items(member, caller, request.into_inner()), open)))
     }
 
     async fn watch(
@@ -86,8 +100,9 @@ impl Writer for WriterService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (member, caller) = (self.member()?, Caller::of(&request)?);
         let shutdown = member.shutdown.clone().cancelled_owned();
+        let open = member.metrics.open_calls.hold(Call::Watch);
         let answers = watch::answers(member, caller, request.get_ref())?;
-        Ok(Response::new(Box::pin(answers.take_until(shutdown))))
+        Ok(Response::new(open_while(answers.take_until(shutdown), open)))
     }
 
     async fn attach(
@@ -95,7 +110,8 @@ impl Writer for WriterService {
         request: Request<Streaming<pb::AttachRequest>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
         let (member, caller) = (self.member()?, Caller::of(&request)?);
-        Ok(Response::new(Box::pin(attach::answers(member, caller, request.into_inner()))))
+        let open = member.metrics.open_calls.hold(Call::Attach);
+        Ok(Response::new(open_while(attach::answers(member, caller, request.into_inner()), open)))
     }
 
     async fn get_stream(

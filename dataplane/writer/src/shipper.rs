@@ -24,6 +24,7 @@ pub(crate) use self::plan::CHUNK_BYTES_MAX;
 use self::upload::Uploader;
 use crate::appender::{AppenderHandle, Failure};
 use crate::chunks::Chunks;
+use crate::metrics::Metrics;
 use crate::state::{ControlOutcome, ControlRefused};
 use crate::view::View;
 use crate::wal::{self, Wal};
@@ -124,13 +125,20 @@ pub struct Shipper {
 impl Shipper {
     /// A shipper that has not started.
     #[must_use]
-    pub fn new(handle: ShipperHandle, wal: Wal, chunks: Chunks, entropy: Arc<dyn Entropy>) -> Self {
+    pub fn new(
+        handle: ShipperHandle,
+        wal: Wal,
+        chunks: Chunks,
+        entropy: Arc<dyn Entropy>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let uploader = Uploader {
             view: Arc::clone(&handle.view),
             wal: wal.clone(),
             appender: handle.appender.clone(),
             chunks,
             entropy,
+            metrics,
             slots: Semaphore::new(handle.defaults.uploads_max),
             founded: tokio::sync::OnceCell::new(),
         };

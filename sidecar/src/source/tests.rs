@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use pyramid_client::connection;
+use pyramid_client::read::Origin;
 use pyramid_protocol::limits::APPEND_BYTES_MAX;
 use pyramid_protocol::{Records, StreamId};
 
@@ -20,10 +23,11 @@ fn batch(base: u64, count: usize, bytes: usize) -> Batch {
 async fn source(batches: Vec<Batch>) -> (Source, ByteBudget) {
     let client = Client::new(connection::Options::tcp(vec!["127.0.0.1:1".to_owned()])).unwrap();
     let budget = ByteBudget::new(64 << 20);
-    let reading = Reading { client, fetcher: None, budget: budget.clone() };
+    let reading =
+        Reading { client, fetcher: None, budget: budget.clone(), metrics: Metrics::default() };
     let mut source = Source::open(&reading, &"a".parse().unwrap(), at(10));
     let held = budget.share().hold(batches.iter().map(Batch::encoded_len).sum()).await;
-    source.take(Batches { batches, held }).unwrap();
+    source.take(Batches { batches, held, origin: Origin::Writer }).unwrap();
     (source, budget)
 }
 
@@ -78,22 +82,45 @@ async fn another_place_or_history_is_read_anew() {
     assert_eq!(source.load(usize::MAX).next, at(14));
 }
 
+fn large(base: u64) -> Batch {
+    batch(base, 2, APPEND_BYTES_MAX - 100)
+}
+
+async fn more(base: u64, budget: &ByteBudget) -> Batches {
+    let held = budget.share().hold(1).await;
+    Batches { batches: vec![large(base)], held, origin: Origin::Writer }
+}
+
 #[tokio::test]
 async fn read_ahead_is_bounded_and_short_when_memory_is() {
-    let large = |base| batch(base, 2, APPEND_BYTES_MAX - 100);
     let (mut source, budget) = source(vec![large(10)]).await;
     assert!(source.wants_more());
     let held = budget.share().hold(40 << 20).await;
     assert!(source.wants_more(), "one push is always read");
-    let more = Batches { batches: vec![large(12)], held: budget.share().hold(1).await };
-    source.take(more).unwrap();
+    source.take(more(12, &budget).await).unwrap();
     assert!(!source.wants_more());
     drop(held);
     assert!(source.wants_more());
     for base in [14, 16, 18] {
         assert!(source.wants_more(), "{base}");
-        let more = Batches { batches: vec![large(base)], held: budget.share().hold(1).await };
-        source.take(more).unwrap();
+        source.take(more(base, &budget).await).unwrap();
     }
     assert!(!source.wants_more());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_stream_is_news_when_the_writer_tells_it_and_known_when_all_is_read() {
+    let (mut source, _budget) = source(vec![batch(10, 2, 100)]).await;
+    assert_eq!(source.end_of_stream(), None);
+    let started = Instant::now();
+    let news = |end, at| Some(News { end: Offset::new(end), at });
+    source.heard_end(Offset::new(20));
+    tokio::time::advance(Duration::from_secs(3)).await;
+    assert_eq!(source.end_of_stream(), news(20, started));
+    // Nothing is left to push, but the Writer has not said that this is all.
+    source.advance(at(12)).unwrap();
+    assert_eq!(source.end_of_stream(), news(20, started));
+    source.caught_up(Offset::new(12));
+    tokio::time::advance(Duration::from_secs(3)).await;
+    assert_eq!(source.end_of_stream(), news(12, Instant::now()));
 }

@@ -4,11 +4,21 @@ use pyramid_client::connection;
 use pyramid_client::read;
 use pyramid_protocol::Position;
 use pyramid_protocol::pb::v1 as pb;
+use tokio::time::Instant;
 
+use crate::health::has_caught_up;
 use crate::negotiation::{Stream, Verdict, leaders_word, refused_read};
 use crate::stream_worker::{Stopped, StreamWorker};
 
 impl StreamWorker {
+    /// Takes note of an application that has accepted all that there was.
+    pub(super) fn note_catching_up(&self) {
+        let Some((stored, source)) = self.stored.zip(self.source.as_ref()) else { return };
+        if has_caught_up(stored.offset, source.end_of_stream(), Instant::now()) {
+            self.shared.board.caught_up(&self.place);
+        }
+    }
+
     /// Nothing more comes from the source.
     pub(super) async fn read_ended(
         &mut self,

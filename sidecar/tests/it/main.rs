@@ -10,16 +10,18 @@ mod fake_application;
 mod fake_writer;
 mod halts;
 mod local;
+mod ops;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pyramid_protocol::SeededEntropy;
-use pyramid_protocol::net::{TcpAccept, TcpConnect};
+use pyramid_protocol::net::TcpConnect;
 use pyramid_protocol::pb::v1::PushState;
 use pyramid_sidecar::config::{Subscription, Timing};
-use pyramid_sidecar::{Config, Environment, Error, Ready, run_with};
+use pyramid_sidecar::health::Readiness;
+use pyramid_sidecar::{Config, Environment, Error, Ports, Ready, run_with};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -29,9 +31,14 @@ use crate::fake_application::{FakeApplication, PUSH_TIMEOUT};
 use crate::fake_writer::FakeWriter;
 use crate::fake_writer::network::DEADLINE;
 
+/// A free port.
+const FREE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// A running pusher.
 struct Pusher {
     local: SocketAddr,
+    /// Where health and metrics are.
+    ops: SocketAddr,
     stop: CancellationToken,
     task: JoinSet<Result<(), Error>>,
 }
@@ -48,7 +55,9 @@ fn config(writer: &FakeWriter, subscriptions: &[(&str, &FakeApplication)]) -> Co
         writers: writer.addresses(),
         subscriptions,
         pod: "pod".to_owned(),
-        local: None,
+        local: Some(FREE),
+        ops: Some(FREE),
+        readiness: Readiness::CaughtUp,
         chunk_directory: None,
         tls: None,
         object_store_ca: None,
@@ -77,14 +86,13 @@ impl Pusher {
             fetcher: writer.fetcher(),
             tls: None,
         };
-        let accept = TcpAccept::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let accept = Some((accept.local_address().unwrap(), accept));
+        let ports = Ports::open(&config).await.unwrap();
         let stop = CancellationToken::new();
         let (sender, ready) = oneshot::channel();
         let mut task = JoinSet::new();
-        task.spawn(run_with(config, environment, accept, sender, stop.clone()));
-        let Ready { local } = timeout(DEADLINE, ready).await.unwrap().unwrap();
-        Self { local: local.unwrap(), stop, task }
+        task.spawn(run_with(config, environment, ports, sender, stop.clone()));
+        let Ready { local, ops } = timeout(DEADLINE, ready).await.unwrap().unwrap();
+        Self { local: local.unwrap(), ops: ops.unwrap(), stop, task }
     }
 
     async fn stop(mut self) {

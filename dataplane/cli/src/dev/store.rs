@@ -25,6 +25,20 @@ const REMEMBERED: &str = "object-store";
 /// What is remembered of the directory that lies in the data directory and moves with it.
 const OWN: &str = "file:objects";
 
+/// The store that a data directory keeps its chunks in, if that is not its own directory.
+///
+/// # Errors
+///
+/// The file that remembers it cannot be read.
+pub(crate) fn elsewhere(data_dir: &Path) -> anyhow::Result<Option<String>> {
+    let path = data_dir.join(REMEMBERED);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|known| known != OWN)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    }
+}
+
 /// How the object store is named.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]

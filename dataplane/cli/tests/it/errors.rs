@@ -204,6 +204,7 @@ fn every_help_teaches_by_example() {
         &["stream", "revoke"],
         &["certificate", "issue"],
         &["chunk", "inspect"],
+        &["verify"],
     ] {
         let help = run(command().args(words).arg("--help")).ok();
         let example = format!("\n  pyramid {}", words.join(" "));

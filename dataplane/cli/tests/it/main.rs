@@ -10,3 +10,4 @@ mod running;
 mod store;
 mod streams;
 mod tls;
+mod verify;

@@ -9,7 +9,7 @@ use pyramid_storage::chunk::{ReadError, Start};
 use pyramid_storage::{ChunkReader, Fetcher, object_store};
 
 use crate::budget::{OpenChunk, Share};
-use crate::read::Batches;
+use crate::read::{Batches, Origin};
 
 /// Why a chunk cannot be read on. The Writer is asked again for its place.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,6 @@ impl ChunkBatches {
             *first = first.skip_to(self.from)?;
         }
         let held = share.hold(batches.iter().map(Batch::encoded_len).sum()).await;
-        Ok(Some(Batches { batches, held }))
+        Ok(Some(Batches { batches, held, origin: Origin::Chunk }))
     }
 }

@@ -17,7 +17,7 @@ use crate::budget::{OpenChunk, Share};
 use crate::connection::{Client, RETRY, Writer, wait};
 use crate::read::chunk::{self, ChunkBatches};
 use crate::read::progress::{Admitted, Broken, Progress};
-use crate::read::{Batches, Error, Item, Options};
+use crate::read::{Batches, Error, Item, Options, Origin};
 
 /// How long a replica may take to say where the read begins. The wait for `min_next_offset` comes
 /// on top, so a read with one is not timed.
@@ -173,7 +173,7 @@ impl Session {
                     .collect::<Result<_, _>>()
                     .map_err(|error| broken(error.into()))?;
                 let held = self.share.hold(bytes).await;
-                self.batches(Batches { batches, held }).await
+                self.batches(Batches { batches, held, origin: Origin::Writer }).await
             }
             Some(PbItem::Chunk(location)) => {
                 let open = self.progress.options().budget.open_chunk().await;
@@ -202,7 +202,7 @@ impl Session {
 
     /// Takes and delivers batches that must be the next ones.
     async fn batches(&mut self, batches: Batches) -> Step<()> {
-        let Batches { batches, held } = batches;
+        let Batches { batches, held, origin } = batches;
         let mut admitted = Vec::with_capacity(batches.len());
         let mut over = false;
         for batch in batches {
@@ -215,7 +215,8 @@ impl Session {
                 // What came before it is good.
                 Err(error) => {
                     if !admitted.is_empty() {
-                        self.deliver(Item::Batches(Batches { batches: admitted, held })).await?;
+                        let batches = Batches { batches: admitted, held, origin };
+                        self.deliver(Item::Batches(batches)).await?;
                     }
                     return Err(broken(error));
                 }
@@ -223,7 +224,7 @@ impl Session {
         }
         if !admitted.is_empty() {
             self.worked();
-            self.deliver(Item::Batches(Batches { batches: admitted, held })).await?;
+            self.deliver(Item::Batches(Batches { batches: admitted, held, origin })).await?;
         }
         if over || self.progress.is_done() { Err(End::Finished) } else { Ok(()) }
     }

@@ -7,20 +7,20 @@ use super::{DIGEST_START, Identity, SealedChunk, seal};
 use crate::{cluster_id::ClusterId, keys::StreamKey, object_names::ObjectNames};
 
 /// A stream that can be sealed.
-pub(super) struct Stream {
-    pub(super) names: ObjectNames,
-    pub(super) key: StreamKey,
-    pub(super) entropy: SeededEntropy,
+pub(crate) struct Stream {
+    pub(crate) names: ObjectNames,
+    pub(crate) key: StreamKey,
+    pub(crate) entropy: SeededEntropy,
 }
 
 impl Stream {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let entropy = SeededEntropy::new(seed);
         let names = ObjectNames::new("test", ClusterId::new([0xc1; 16])).unwrap();
         Self { names, key: StreamKey::random(&entropy), entropy }
     }
 
-    pub(super) fn identity(&self) -> Identity<'_> {
+    pub(crate) fn identity(&self) -> Identity<'_> {
         Identity {
             names: &self.names,
             epoch: 3,
@@ -32,13 +32,13 @@ impl Stream {
         }
     }
 
-    pub(super) fn seal(&self, batches: &[Batch]) -> SealedChunk {
+    pub(crate) fn seal(&self, batches: &[Batch]) -> SealedChunk {
         seal(&self.identity(), batches.iter().cloned(), &self.entropy).unwrap()
     }
 }
 
 /// A batch of records with these values.
-pub(super) fn batch<V: AsRef<[u8]>>(base: u64, time_ms: u64, values: &[V]) -> Batch {
+pub(crate) fn batch<V: AsRef<[u8]>>(base: u64, time_ms: u64, values: &[V]) -> Batch {
     let records: Vec<_> = values
         .iter()
         .map(|value| pb::Record {
@@ -50,7 +50,7 @@ pub(super) fn batch<V: AsRef<[u8]>>(base: u64, time_ms: u64, values: &[V]) -> Ba
 }
 
 /// `count` batches of two records of `len` bytes that shrink by about a half, from offset `base`.
-pub(super) fn run(base: u64, count: u64, len: usize) -> Vec<Batch> {
+pub(crate) fn run(base: u64, count: u64, len: usize) -> Vec<Batch> {
     let entropy = SeededEntropy::new(base);
     (0..count)
         .map(|number| {

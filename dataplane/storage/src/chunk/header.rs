@@ -68,7 +68,7 @@ pub struct Header {
 }
 
 impl Header {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_LEN);
         bytes.put_slice(MAGIC);
         bytes.put_u16_le(VERSION);
@@ -98,7 +98,7 @@ impl Header {
     }
 
     /// Reads the first 224 of `bytes`. What it says is possible, but not yet authenticated.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Bad> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Bad> {
         let mut rest = bytes.get(..HEADER_LEN).ok_or(Bad)?;
         let known = take::<8>(&mut rest)? == *MAGIC
             && rest.get_u16_le() == VERSION
@@ -143,6 +143,20 @@ impl Header {
             && cipher == CIPHER_AES_256_CBC_HMAC_SHA256
             && zero == 0;
         if known && header.is_possible() { Ok(header) } else { Err(Bad) }
+    }
+
+    /// Whether `bytes` begin like a chunk of a version, codec or cipher that this build does not
+    /// know. Not authenticated: for people only.
+    pub(crate) fn is_of_another_version(bytes: &[u8]) -> bool {
+        let field = |at: usize, value: &[u8]| {
+            bytes
+                .get(at..)
+                .is_some_and(|rest| rest.len() >= value.len() && !rest.starts_with(value))
+        };
+        bytes.starts_with(MAGIC)
+            && (field(8, &VERSION.to_le_bytes())
+                || field(84, &[CODEC_ZSTD])
+                || field(85, &[CIPHER_AES_256_CBC_HMAC_SHA256]))
     }
 
     fn is_possible(&self) -> bool {

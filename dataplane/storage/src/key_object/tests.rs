@@ -56,15 +56,18 @@ fn the_longest_key_object_is_within_its_limit() {
     assert!(u64::try_from(bytes.len()).unwrap() <= KEY_OBJECT_BYTES_MAX);
 }
 
+/// I6.
 #[test]
 fn a_key_object_of_another_stream_or_key_file_is_refused() {
     assert_eq!(open(&sealed(7), 8, &keks(1)).unwrap_err(), damaged());
-    assert_eq!(open(&sealed(7), 7, &keks(2)).unwrap_err(), damaged());
+    let wrong = OpenError::WrongKek { object: "k/1.pyk".to_owned(), kek_id: "k1".to_owned() };
+    assert_eq!(open(&sealed(7), 7, &keks(2)).unwrap_err(), wrong);
     let other = Keks::parse(&Keks::generate("k2", &SeededEntropy::new(1))).unwrap();
     let unknown = OpenError::UnknownKek { object: "k/1.pyk".to_owned(), kek_id: "k1".to_owned() };
     assert_eq!(open(&sealed(7), 7, &other).unwrap_err(), unknown);
 }
 
+/// I1, I2.
 #[test]
 fn each_flipped_bit_and_each_cut_is_noticed() {
     let (object, keks) = (sealed(7), keks(1));
@@ -76,4 +79,36 @@ fn each_flipped_bit_and_each_cut_is_noticed() {
     for len in 0..object.len() {
         assert_eq!(open(&object[..len], 7, &keks).unwrap_err(), damaged(), "cut to {len}");
     }
+}
+
+/// I6: each wrong key has an error of its own that says what to do, and the right one opens.
+#[test]
+fn each_wrong_kek_says_what_to_do() {
+    let line = |id: &str, seed| {
+        let file = Keks::generate(id, &SeededEntropy::new(seed));
+        file.lines().last().unwrap().to_owned()
+    };
+    let file = |lines: &[String]| Keks::parse(&lines.join("\n")).unwrap();
+    let message =
+        |id, lines: &[String]| open(&sealed(7), id, &file(lines)).unwrap_err().to_string();
+    let (right, other, newer) = (line("k1", 1), line("k1", 5), line("k2", 5));
+    // Also behind a newer key: all keys of the file unwrap.
+    for lines in [&[right.clone()][..], &[right.clone(), newer.clone()]] {
+        assert!(open(&sealed(7), 7, &file(lines)).is_ok());
+    }
+    assert_eq!(
+        message(7, &[other]),
+        "the key \"k1\" of the key file does not open k/1.pyk; restore the key file that sealed \
+         it, or the object, if other objects open under this key"
+    );
+    // The old key was taken out of the file too early.
+    assert_eq!(
+        message(7, &[newer]),
+        "the key file has no key \"k1\", which k/1.pyk was sealed with; add it"
+    );
+    // The right key, and the key object of another stream.
+    assert_eq!(
+        message(8, &[right]),
+        "k/1.pyk is damaged: it is not what was stored, and nothing of it is used"
+    );
 }

@@ -63,6 +63,7 @@ fn derived_keys_are_those_of_hkdf_sha256_without_salt() {
     assert_eq!(digest.as_bytes(), derive(&key, "pyramid digest v1").as_bytes());
 }
 
+/// I6: a key that is missing, wrong or of another id, as State holds it.
 #[test]
 fn the_newest_kek_wraps_and_all_unwrap() {
     let entropy = SeededEntropy::new(1);

@@ -37,6 +37,7 @@ fn content_without_or_above_the_limit_is_not_sealed() {
     assert!(!seal(&vec![0; (64 << 10) + 1]));
 }
 
+/// I1, I2.
 #[test]
 fn each_flipped_bit_each_cut_and_each_appendix_is_noticed() {
     let object = sealed(&NAME, b"what nobody may change");
@@ -54,6 +55,7 @@ fn each_flipped_bit_each_cut_and_each_appendix_is_noticed() {
     }
 }
 
+/// I4.
 #[test]
 fn an_object_opens_under_its_own_name_only() {
     let object = sealed(&NAME, b"content");
@@ -77,16 +79,19 @@ fn an_object_opens_under_its_own_name_only() {
     }
 }
 
+/// I6.
 #[test]
 fn another_kek_opens_nothing() {
     let object = sealed(&NAME, b"content");
     let other_key = Keks::parse(&Keks::generate("k1", &SeededEntropy::new(10))).unwrap();
-    assert_eq!(open(&NAME, &object, &other_key), Err(OpenError::Damaged));
+    let wrong = OpenError::WrongKek { kek_id: "k1".to_owned() };
+    assert_eq!(open(&NAME, &object, &other_key), Err(wrong));
     let other_id = Keks::parse(&Keks::generate("k2", &SeededEntropy::new(9))).unwrap();
     let unknown = OpenError::UnknownKek { kek_id: "k1".to_owned() };
     assert_eq!(open(&NAME, &object, &other_id), Err(unknown));
 }
 
+/// I3, I5.
 #[test]
 fn exchanged_wrapped_keys_and_frames_are_noticed() {
     let content = vec![0; 600_000];
@@ -108,6 +113,7 @@ fn exchanged_wrapped_keys_and_frames_are_noticed() {
     assert_eq!(open(&name, &swapped, &keks()), Err(OpenError::Damaged));
 }
 
+/// I8.
 #[test]
 fn headers_that_claim_more_than_there_is_are_refused() {
     let object = sealed(&NAME, b"content");

@@ -11,11 +11,13 @@ use std::collections::hash_map::{Entry, HashMap};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::{Stream, stream};
 use pyramid_protocol::limits::{APPEND_BYTES_MAX, STREAM_NAME_BYTES_MAX};
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{Offset, Records, StreamId, StreamName};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 
 use super::answer;
@@ -23,6 +25,7 @@ use super::streams::{deleted, present};
 use crate::appender::{Answer, Append, Failure, SessionStream};
 use crate::entry::{Expectation, Producer};
 use crate::member::Member;
+use crate::metrics::Call;
 use crate::rights::{Caller, Right};
 use crate::state::{Outcome, Refused, State, Stream as StoredStream};
 
@@ -78,7 +81,7 @@ struct StreamState {
 /// An answer that is there, or will be.
 enum Waiting {
     Ready(pb::AppendResponse),
-    Queued { stream: String, bytes: usize, answer: oneshot::Receiver<Answer> },
+    Queued { stream: String, bytes: usize, arrived: Instant, answer: oneshot::Receiver<Answer> },
 }
 
 /// The answers of a session, in the order of its requests.
@@ -150,6 +153,7 @@ impl Session {
                 "an append has at most {APPEND_BYTES_MAX} bytes of records; send less at once, in a new session ({})",
                 status.message()
             ));
+            self.member.metrics.refused(Call::Append, &refusal);
             self.waiting.push_back(Waiting::Ready(answer::append_response(Err(refusal))));
         } else {
             self.failed = Some(status);
@@ -160,7 +164,7 @@ impl Session {
     fn answered(&mut self, response: FirstAnswer) -> pb::AppendResponse {
         let first = self.waiting.pop_front();
         match (first, response) {
-            (Some(Waiting::Queued { stream, bytes, .. }), FirstAnswer::Queued(answer)) => {
+            (Some(Waiting::Queued { stream, bytes, arrived, .. }), FirstAnswer::Queued(answer)) => {
                 self.waiting_bytes -= bytes;
                 if let Some(state) = self.streams.get_mut(&stream) {
                     state.unanswered -= 1;
@@ -173,6 +177,7 @@ impl Session {
                     Ok(outcome) => answer::appended(outcome, epoch),
                     Err(failure) => Err(answer::failure(failure)),
                 };
+                self.member.metrics.answered(&answer, bytes, arrived.elapsed());
                 answer::append_response(answer)
             }
             (Some(Waiting::Ready(response)), _) => response,
@@ -189,13 +194,14 @@ impl Session {
             return;
         }
         let stream = request.stream.clone();
-        let bytes = request.records.len();
+        let (bytes, arrived) = (request.records.len(), Instant::now());
         match self.enqueue(request) {
             Ok(answer) => {
                 self.waiting_bytes += bytes;
-                self.waiting.push_back(Waiting::Queued { stream, bytes, answer });
+                self.waiting.push_back(Waiting::Queued { stream, bytes, arrived, answer });
             }
             Err(refusal) => {
+                self.member.metrics.refused(Call::Append, &refusal);
                 // A longer name is refused whenever it comes, and is not worth the memory.
                 if stream.len() <= STREAM_NAME_BYTES_MAX {
                     self.broken.insert(stream);
@@ -254,13 +260,7 @@ impl Session {
         if stream_id.is_some_and(|id| id != state.stream_id.get()) {
             return Err(answer::recreated(&stream, state.stream_id.get()));
         }
-        let records =
-            Records::check(records).map_err(|error| answer::invalid(error.to_string()))?;
-        if records_crc32c.is_some_and(|crc32c| crc32c != records.crc32c()) {
-            return Err(answer::invalid(
-                "the records do not match records_crc32c; they were damaged on their way, send them again",
-            ));
-        }
+        let records = checked(records, records_crc32c)?;
         let expectation =
             expected_next_offset.map(|offset| expectation(epoch, offset)).transpose()?;
         let stamped = producer.map(stamped).transpose()?;
@@ -324,6 +324,17 @@ impl StreamState {
             producer: None,
         })
     }
+}
+
+/// The records, walked once. Behind this nothing is checked again.
+fn checked(records: Bytes, records_crc32c: Option<u32>) -> Result<Records, Refusal> {
+    let records = Records::check(records).map_err(|error| answer::invalid(error.to_string()))?;
+    if records_crc32c.is_some_and(|crc32c| crc32c != records.crc32c()) {
+        return Err(answer::invalid(
+            "the records do not match records_crc32c; they were damaged on their way, send them again",
+        ));
+    }
+    Ok(records)
 }
 
 fn expectation(epoch: u32, offset: u64) -> Result<Expectation, Refusal> {

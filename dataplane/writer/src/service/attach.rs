@@ -14,6 +14,7 @@ use tonic::{Status, Streaming};
 use super::answer;
 use crate::attachments::Attached;
 use crate::member::Member;
+use crate::metrics::Call;
 use crate::rights::Caller;
 use crate::state::State;
 
@@ -63,6 +64,7 @@ pub(super) fn answers(
             Ok(None) => return None,
             Err(refusal) => {
                 attachment.ended = true;
+                attachment.member.metrics.refused(Call::Attach, &refusal);
                 attach_response::Message::Refused(refusal)
             }
         };

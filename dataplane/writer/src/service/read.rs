@@ -22,6 +22,7 @@ use super::answer;
 use super::streams::{leaders_word, parse_name, present, resolve, wait_for};
 use crate::live;
 use crate::member::Member;
+use crate::metrics::{Call, SentFrom};
 use crate::rights::{Caller, Right};
 use crate::state::{State, Stream as StreamState};
 use crate::view::Subscription;
@@ -39,16 +40,19 @@ pub(super) fn items(
     caller: Caller,
     request: pb::ReadRequest,
 ) -> impl Stream<Item = Result<pb::ReadResponse, Status>> {
-    let shutdown = member.shutdown.clone();
+    let (shutdown, metrics) = (member.shutdown.clone(), Arc::clone(&member.metrics));
     let walk = Walk::Begins(member, caller, request);
-    stream::unfold((walk, shutdown), |(walk, shutdown)| async move {
+    stream::unfold((walk, shutdown, metrics), |(walk, shutdown, metrics)| async move {
         // Without a word, a reader could take the end of the process for the end of the stream.
         let (item, walk) = tokio::select! {
             biased;
             next = walk.next() => next?,
             () = shutdown.cancelled() => (Item::Refused(answer::stops()), Walk::Ended),
         };
-        Some((Ok(pb::ReadResponse { item: Some(item) }), (walk, shutdown)))
+        if let Item::Refused(refusal) = &item {
+            metrics.refused(Call::Read, refusal);
+        }
+        Some((Ok(pb::ReadResponse { item: Some(item) }), (walk, shutdown, metrics)))
     })
 }
 
@@ -304,7 +308,7 @@ impl Reader {
                 return Ok(None);
             }
             if let Some(batches) = self.read_chunk_on().await? {
-                if let Some(item) = self.send(batches)? {
+                if let Some(item) = self.send(SentFrom::Chunk, batches)? {
                     return Ok(Some(item));
                 }
                 continue;
@@ -319,7 +323,7 @@ impl Reader {
                 }
                 Step::Live { end } => {
                     let batches = self.read_live(end).await?;
-                    if let Some(item) = self.send(batches)? {
+                    if let Some(item) = self.send(SentFrom::Live, batches)? {
                         return Ok(Some(item));
                     }
                 }
@@ -380,6 +384,7 @@ impl Reader {
             Refusal::new(Reason::Unavailable, "the chunk cannot be located now; retry")
         })?;
         self.locations_sent += 1;
+        self.member.metrics.locations.inc();
         let records = chunk.next_offset - self.position.get();
         self.left.take(records, chunk.plain_bytes);
         self.position = Offset::new(chunk.next_offset);
@@ -420,7 +425,7 @@ impl Reader {
     }
 
     /// Shortens the first batch to the position, keeps the limits, moves the position.
-    fn send(&mut self, batches: Vec<Batch>) -> Result<Option<Item>, Refusal> {
+    fn send(&mut self, from: SentFrom, batches: Vec<Batch>) -> Result<Option<Item>, Refusal> {
         let mut encoded = Vec::with_capacity(batches.len());
         for batch in batches {
             if batch.next_offset() <= self.position {
@@ -443,6 +448,7 @@ impl Reader {
             self.position = batch.next_offset();
             encoded.push(batch.encode());
         }
+        self.member.metrics.sent(from, encoded.iter().map(bytes::Bytes::len).sum());
         let batches = pb::ReadBatches { batches: encoded };
         Ok((!batches.batches.is_empty()).then_some(Item::Batches(batches)))
     }

@@ -16,11 +16,12 @@ use pyramid_storage::cluster_file::{self, ClusterFile};
 use pyramid_storage::key_object::KeyObject;
 use pyramid_storage::object_store::{self, Condition};
 use tokio::sync::{OnceCell, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::appender::{AppenderHandle, Failure};
 use crate::chunks::Chunks;
 use crate::live;
+use crate::metrics::{Metrics, UploadFailure};
 use crate::state::{ControlOutcome, ControlRefused, Stream};
 use crate::view::View;
 use crate::wal::Wal;
@@ -42,6 +43,7 @@ pub(super) struct Uploader {
     pub(super) appender: AppenderHandle,
     pub(super) chunks: Chunks,
     pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) metrics: Arc<Metrics>,
     /// Bounds the memory that uploads take together.
     pub(super) slots: Semaphore,
     /// `cluster.json` was seen to be ours.
@@ -77,6 +79,18 @@ enum Error {
 }
 
 impl Error {
+    fn label(&self) -> UploadFailure {
+        match self {
+            Self::Read(_) => UploadFailure::Read,
+            Self::Key(_) => UploadFailure::Key,
+            Self::Seal(_) | Self::Damaged(_) => UploadFailure::Chunk,
+            Self::Store(_) | Self::ClusterFile(_) => UploadFailure::Store,
+            Self::OtherStore => UploadFailure::OtherStore,
+            Self::Timeout => UploadFailure::Timeout,
+            Self::Log(_) | Self::Refused(_) => UploadFailure::Log,
+        }
+    }
+
     /// How long the object store asks to be left alone.
     fn wait(&self) -> Option<Duration> {
         match self {
@@ -112,6 +126,7 @@ impl Uploader {
                 Ok(Attempt::Done) => backoff = BACKOFF_MIN,
                 Ok(Attempt::Nothing) => return,
                 Err(error) => {
+                    self.metrics.upload_failures.inc(error.label());
                     // Jitter shortens a wait, and never the one that the store asks for.
                     let wait = self.jitter(backoff).max(error.wait().unwrap_or_default());
                     tracing::warn!(
@@ -146,6 +161,8 @@ impl Uploader {
             Some((Arc::clone(stream), stream.open_seals.first().copied()?, state.epoch()))
         });
         let Some((stream, seal, epoch)) = found else { return Ok(Attempt::Nothing) };
+        self.metrics.uploads.inc();
+        let began = Instant::now();
 
         self.founded.get_or_try_init(|| self.found()).await?;
         let key = self.chunks.stream_key(&stream).map_err(Error::Key)?;
@@ -157,7 +174,9 @@ impl Uploader {
         };
         let sealed = self.build(&stream, seal, epoch, key, batches).await?;
         self.put(&sealed).await?;
-        self.commit(stream_id, seal, &sealed).await
+        let attempt = self.commit(stream_id, seal, &sealed).await?;
+        self.metrics.upload_latency.observe(began.elapsed());
+        Ok(attempt)
     }
 
     /// The first object below this cluster's prefix; another one's is never overwritten.
@@ -291,6 +310,7 @@ impl Uploader {
         });
         match self.command(command).await {
             Ok(()) => {
+                self.metrics.shipped(sealed.chunk_ref().plain_bytes, total_len);
                 tracing::debug!(
                     stream = %stream_id,
                     base = seal.base_offset,

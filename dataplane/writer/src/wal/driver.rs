@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use pyramid_telemetry::health::Pulse;
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) fatal: watch::Sender<Option<Fatal>>,
     pub(crate) used_bytes: AtomicU64,
     pub(crate) is_short_of_room: AtomicBool,
+    /// Of the thread that writes: beats when it is idle as well.
+    pub(crate) pulse: Pulse,
 }
 
 /// Under one lock, so that the queue has the order of the log.
@@ -97,6 +100,7 @@ impl Shared {
             fatal: watch::Sender::new(None),
             used_bytes: AtomicU64::new(0),
             is_short_of_room: AtomicBool::new(false),
+            pulse: Pulse::default(),
         }
     }
 
@@ -170,6 +174,7 @@ impl Driver {
 
     /// Writes until nothing is left to do at `now`, the time since the open.
     pub fn turn(&mut self, now: Duration) -> Turn {
+        self.shared.pulse.beat();
         let mut input = self.queued();
         loop {
             let output = self.core.step(input, now);
@@ -183,6 +188,8 @@ impl Driver {
             }
             if let Some(write) = output.write {
                 let result = self.write(&write);
+                // Under load a turn has no end.
+                self.shared.pulse.beat();
                 // What came during the flush is in the queue before the next
                 // block is built.
                 let queued = self.queued();

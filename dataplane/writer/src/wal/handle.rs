@@ -7,6 +7,7 @@ use std::{
     thread::JoinHandle,
 };
 
+use pyramid_telemetry::health::Pulse;
 use tokio::sync::watch;
 
 use crate::{
@@ -352,6 +353,12 @@ impl Wal {
             max_bytes: shared.config.wal_bytes_max,
             is_short_of_room: shared.is_short_of_room.load(Ordering::Relaxed),
         }
+    }
+
+    /// Of the thread that writes, also while it has nothing to do.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.log.shared.pulse.clone()
     }
 
     /// Waits until the log has failed. It never returns before.

@@ -20,7 +20,7 @@ const GET_INFO: &str = "/pyramid.v1.Admin/GetInfo";
 /// What an attack may cost for good. Without limits each of them takes far more.
 const GROWN_KIB_MAX: u64 = 256 << 10;
 
-/// ENHANCE_YOUR_CALM.
+/// The error `ENHANCE_YOUR_CALM`.
 const CALM: [u8; 4] = [0, 0, 0, 11];
 
 /// The status 200 of an answer, as HPACK has it.

@@ -25,6 +25,7 @@ fn program(folder: &Path, flags: &[&str]) -> Command {
         command.args(["--object-store", &format!("file:{}", path("objects"))]);
     }
     command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    command.args(["--ops-listen", "127.0.0.1:0"]);
     command.args(["--segment-bytes", "16777216", "--log", "off"]);
     command.args(flags).stdout(Stdio::piped()).stderr(Stdio::piped());
     command

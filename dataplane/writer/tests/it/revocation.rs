@@ -48,13 +48,12 @@ impl Follower {
     /// Why it has ended.
     async fn refused(&mut self) -> Refusal {
         loop {
-            match self.item().await.expect("a last word") {
-                Item::Refused(refusal) => {
-                    assert_eq!(self.item().await, None);
-                    return refusal;
-                }
-                other => assert_eq!(values(&other), [], "no record after the right is gone"),
+            let item = self.item().await.expect("a last word");
+            if let Item::Refused(refusal) = item {
+                assert_eq!(self.item().await, None);
+                return refusal;
             }
+            assert_eq!(values(&item), [], "no record after the right is gone");
         }
     }
 }

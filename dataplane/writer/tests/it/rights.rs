@@ -1,5 +1,6 @@
 //! Who may do what, and that strangers learn nothing.
 
+use pyramid_protocol::pb::v1::read_response::Item;
 use pyramid_protocol::pb::v1::{self as pb, Effect, Reason, Refusal};
 use tonic::Code;
 
@@ -100,10 +101,8 @@ async fn a_stream_of_others_is_answered_like_one_that_does_not_exist() {
 
 async fn read_reason(tenant: &mut Tenant, request: pb::ReadRequest) -> Reason {
     let mut items = tenant.calls.read(request).await.unwrap().into_inner();
-    match items.message().await.unwrap().unwrap().item.unwrap() {
-        pb::read_response::Item::Refused(refusal) => refusal.reason(),
-        _ => Reason::Unspecified,
-    }
+    let first = items.message().await.unwrap().unwrap().item.unwrap();
+    if let Item::Refused(refusal) = first { refusal.reason() } else { Reason::Unspecified }
 }
 
 /// Row A8: a name that was A's and is another's now tells A nothing; if it is A's again, its new id.
@@ -123,9 +122,9 @@ async fn a_name_that_became_anothers_stream_is_gone_for_who_had_it() {
         writer.put_rights("x", rights(&[new], &[new], &[new])).await;
         assert_eq!(verdict(session.append(append("x", &["2"])).await).0, expected);
         let last = loop {
-            match items.message().await.unwrap().unwrap().item.unwrap() {
-                pb::read_response::Item::Refused(refusal) => break refusal.reason(),
-                _ => {}
+            let item = items.message().await.unwrap().unwrap().item.unwrap();
+            if let Item::Refused(refusal) = item {
+                break refusal.reason();
             }
         };
         // Between the deletion and the new stream there was none.

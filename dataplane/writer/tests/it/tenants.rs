@@ -42,7 +42,7 @@ impl Tenants {
 
     /// Somebody with this identity.
     pub(crate) fn tenant(&self, identity: &str) -> Tenant {
-        self.connect(Some(identity.parse().unwrap()))
+        self.connect(Some(&identity.parse().unwrap()))
     }
 
     /// Somebody without TLS.
@@ -50,9 +50,9 @@ impl Tenants {
         self.connect(None)
     }
 
-    fn connect(&self, identity: Option<SpiffeId>) -> Tenant {
+    fn connect(&self, identity: Option<&SpiffeId>) -> Tenant {
         let to = |door: &mpsc::Sender<Knock>| {
-            let connect = Pipe { door: door.clone(), identity: identity.clone() };
+            let connect = Pipe { door: door.clone(), identity: identity.cloned() };
             channel(Arc::new(connect), "in-memory:1").unwrap()
         };
         Tenant {

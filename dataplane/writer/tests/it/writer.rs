@@ -1,5 +1,6 @@
 //! A whole replica in a temporary folder, over real sockets, real disk and real files.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +39,10 @@ pub(crate) const CLUSTER: [u8; 16] = [7; 16];
 pub(crate) struct Writer {
     pub(crate) calls: WriterClient<Channel>,
     pub(crate) admin: AdminClient<Channel>,
-    running: JoinHandle<Result<(), replica::Error>>,
-    shutdown: CancellationToken,
+    /// Where health and metrics are.
+    pub(crate) ops: SocketAddr,
+    pub(crate) running: JoinHandle<Result<(), replica::Error>>,
+    pub(crate) shutdown: CancellationToken,
 }
 
 pub(crate) struct Folder(pub(crate) TempDir);
@@ -124,7 +127,8 @@ impl Folder {
         change: impl FnOnce(&mut Environment),
     ) -> Result<(Writer, oneshot::Receiver<()>), replica::Error> {
         let free = "127.0.0.1:0".parse().unwrap();
-        let (mut environment, addresses) = Environment::open(&config, free, free).await?;
+        let (mut environment, addresses) =
+            Environment::open(&config, free, free, Some(free)).await?;
         change(&mut environment);
         let shutdown = CancellationToken::new();
         let (serving, served) = oneshot::channel();
@@ -135,12 +139,12 @@ impl Folder {
             let serving = move || serving.send(()).unwrap_or_default();
             replica::run(config, environment, serving, stop).await
         });
-        let connect = |address: std::net::SocketAddr| {
-            channel(Arc::new(TcpConnect), &address.to_string()).unwrap()
-        };
+        let connect =
+            |address: SocketAddr| channel(Arc::new(TcpConnect), &address.to_string()).unwrap();
         let writer = Writer {
             calls: WriterClient::new(connect(addresses.writer)),
             admin: AdminClient::new(connect(addresses.admin)),
+            ops: addresses.ops.unwrap(),
             running,
             shutdown,
         };
@@ -233,8 +237,13 @@ impl Writer {
     }
 
     pub(crate) async fn stop(self) {
+        self.begin_stop().await;
+    }
+
+    /// Stops it; to be awaited for the end.
+    pub(crate) fn begin_stop(self) -> impl Future<Output = ()> {
         self.shutdown.cancel();
-        self.ended().await.expect("a clean stop");
+        async { self.ended().await.expect("a clean stop") }
     }
 
     pub(crate) async fn put_stream(&mut self, name: &str) -> pb::StreamInfo {
@@ -287,6 +296,25 @@ impl Writer {
             object: subscription(name, 1, &[]).object,
         };
         self.admin.delete_subscription(request).await.unwrap();
+    }
+
+    /// Puts many streams at once.
+    pub(crate) async fn put_streams(&mut self, names: &[String]) {
+        let streams = names.iter().map(|name| pb::PutStream {
+            object: Some(pb::ObjectRef { uid: format!("uid of {name}"), generation: 1 }),
+            name: name.clone(),
+            settings: Some(pb::StreamSettings::default()),
+            rights: None,
+            expected: None,
+        });
+        let streams = streams.collect();
+        let request = pb::PutStreamsRequest { cluster_id: CLUSTER.to_vec().into(), streams };
+        let response = self.admin.put_streams(request).await.unwrap().into_inner();
+        let put = response
+            .results
+            .iter()
+            .filter(|result| matches!(result.result, Some(put_stream_result::Result::Stream(_))));
+        assert_eq!(put.count(), names.len());
     }
 
     pub(crate) async fn session(&mut self) -> Session {

@@ -74,6 +74,7 @@ async fn small() -> (Readers, Bytes) {
     (readers, sealed.bytes().clone())
 }
 
+/// I1.
 #[tokio::test]
 async fn each_flipped_bit_is_noticed() {
     let (readers, bytes) = small().await;
@@ -84,6 +85,7 @@ async fn each_flipped_bit_is_noticed() {
     }
 }
 
+/// I2: also the empty object.
 #[tokio::test]
 async fn each_cut_and_each_appendix_is_noticed() {
     let (readers, bytes) = small().await;
@@ -118,6 +120,7 @@ async fn of_equal_frames() -> (Readers, Vec<Bytes>) {
     (Readers::new(stream, &sealed).await, parts)
 }
 
+/// I3. There is no bit for the last frame: the header counts the frames.
 #[tokio::test]
 async fn frames_that_are_swapped_dropped_or_doubled_are_noticed() {
     let (readers, parts) = of_equal_frames().await;
@@ -139,6 +142,43 @@ async fn frames_that_are_swapped_dropped_or_doubled_are_noticed() {
     readers.refuse(&swapped, "swapped with their rows");
 }
 
+/// I3, with the table: a frame is moved, doubled or dropped together with its row, and the header
+/// tells the lengths and counts that fit. Without the key its HMAC cannot be made.
+#[tokio::test]
+async fn frames_that_are_moved_with_their_rows_are_noticed() {
+    let (readers, parts) = of_equal_frames().await;
+    let head = &parts[0];
+    let rebuilt = |order: &[usize]| {
+        let chunk = Chunk::open("chunk", &readers.stream.key, head).unwrap();
+        let mut header = chunk.header().clone();
+        let row = |part: usize| &head[HEADER_LEN + 80 * (part - 1)..][..80];
+        let frames: Vec<_> = chunk.frames().collect();
+        let plain = |part: usize| u64::from(frames[part - 1].plain_len);
+        header.frame_count = u32::try_from(order.len()).unwrap();
+        header.batch_count = header.frame_count;
+        header.plain_bytes = order.iter().map(|&part| plain(part)).sum();
+        let head_len = frame::head_len(HEADER_LEN, header.frame_count).unwrap();
+        let frames_len: usize = order.iter().map(|&part| parts[part].len()).sum();
+        header.total_len = u64::try_from(head_len + frames_len).unwrap();
+        let mut bytes = header.encode();
+        order.iter().for_each(|&part| bytes.extend_from_slice(row(part)));
+        bytes.extend_from_slice(&head[head.len() - 32..]);
+        order.iter().for_each(|&part| bytes.extend_from_slice(&parts[part]));
+        bytes
+    };
+    assert_eq!(rebuilt(&[1, 2, 3, 4]), parts.concat(), "the control");
+    for (what, order) in [
+        ("moved", &[1, 3, 2, 4][..]),
+        ("moved to the end", &[1, 2, 4, 3]),
+        ("doubled", &[1, 2, 2, 3, 4]),
+        ("dropped", &[1, 2, 4]),
+        ("dropped at the end", &[1, 2, 3]),
+    ] {
+        readers.refuse(&rebuilt(order), what);
+    }
+}
+
+/// I4: other offsets, streams, generations, clusters, epochs, intents and histories.
 #[tokio::test]
 async fn a_chunk_does_not_stand_for_another_one() {
     let (readers, own) = small().await;
@@ -191,6 +231,7 @@ async fn a_chunk_does_not_stand_for_another_one() {
     }
 }
 
+/// I4.
 #[tokio::test]
 async fn an_old_generation_is_not_taken_for_the_new_one() {
     let (readers, old) = small().await;
@@ -202,6 +243,8 @@ async fn an_old_generation_is_not_taken_for_the_new_one() {
     assert!(Chunk::open_location(&expected, &old).is_err());
 }
 
+/// I5: cold, with the keys unwrapped from the object or the reference, and cached, with the keys of a
+/// location that were unwrapped before the exchange.
 #[tokio::test]
 async fn exchanged_and_foreign_keys_open_nothing() {
     let (readers, bytes) = small().await;

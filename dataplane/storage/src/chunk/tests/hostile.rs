@@ -105,6 +105,7 @@ fn the_honest_chunk_opens() {
     assert_eq!(open(&[raw(&plain(&batches()))], unchanged), Ok(batches().to_vec()));
 }
 
+/// I9: bombs, under a valid MAC.
 #[test]
 fn a_frame_that_unpacks_to_more_than_its_row_says_is_refused() {
     let bomb = zstd(&vec![0; 64 << 20]);
@@ -116,6 +117,7 @@ fn a_frame_that_unpacks_to_more_than_its_row_says_is_refused() {
     }
 }
 
+/// I9: dictionaries, skippable frames and garbage, under a valid MAC.
 #[test]
 fn only_one_plain_zstd_frame_is_unpacked() {
     let plain = plain(&batches());
@@ -149,6 +151,7 @@ fn only_one_plain_zstd_frame_is_unpacked() {
     }
 }
 
+/// I8.
 #[test]
 fn rows_that_do_not_fit_their_frame_are_refused() {
     let plain_len = honest().plain_len;
@@ -183,6 +186,7 @@ fn rows_that_do_not_fit_their_frame_are_refused() {
     }
 }
 
+/// I8, under a valid MAC.
 #[test]
 fn headers_that_do_not_fit_their_table_are_refused() {
     let frame_len_max = u64::try_from(content::FRAME_LEN_MAX).unwrap();
@@ -206,6 +210,34 @@ fn headers_that_do_not_fit_their_table_are_refused() {
         assert_eq!(open(&[honest()], change), Err(()), "{what}");
     }
     assert!(frame_len_max < PLAIN_BYTES_MAX);
+}
+
+/// I8: counts, lengths and offsets at their largest, in objects that end behind the header. All are
+/// refused before a table of their size is read, by each way to open a chunk.
+#[test]
+fn a_header_that_claims_more_than_the_object_has_is_refused() {
+    let stream = Stream::new(1);
+    let sealed = stream.seal(&batches());
+    let good = sealed.bytes();
+    assert!(Chunk::open("chunk", &stream.key, good).is_ok(), "the control");
+    let most_frames = crate::chunk::FRAMES_MAX.to_le_bytes();
+    for (what, at, value) in [
+        ("base offset", 48, &[0xff; 8][..]),
+        ("next offset", 56, &[0xff; 8]),
+        ("batches", 64, &[0xff; 4]),
+        ("frames", 68, &[0xff; 4]),
+        ("batches and frames", 64, &[0xff; 8]),
+        ("as many frames as there may be", 68, &most_frames),
+        ("plain bytes", 104, &[0xff; 8]),
+        ("length", 112, &[0xff; 8]),
+        ("frames, lengths and all between", 64, &[0xff; 56]),
+    ] {
+        let mut changed = good.to_vec();
+        changed[at..at + value.len()].copy_from_slice(value);
+        for bytes in [&changed[..], &changed[..HEADER_LEN]] {
+            assert!(Chunk::open("chunk", &stream.key, bytes).is_err(), "{what}");
+        }
+    }
 }
 
 #[test]
@@ -255,6 +287,7 @@ fn times_that_go_back_within_a_frame_are_refused() {
     assert_eq!([run(999), run(1_002)], [Err(()), Err(())]);
 }
 
+/// I3, under a valid MAC: what order and places alone show.
 #[test]
 fn two_frames_that_do_not_meet_are_refused() {
     let [first, second] = batches();

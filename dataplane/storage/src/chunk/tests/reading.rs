@@ -154,6 +154,7 @@ async fn a_wrong_bit_anywhere_stops_the_reader_and_names_the_object() {
     }
 }
 
+/// I2, as a reader meets it.
 #[tokio::test]
 async fn a_chunk_that_is_cut_in_the_store_is_damaged() {
     let stored = Stored::new(MemoryStore::new()).await;
@@ -167,6 +168,7 @@ async fn a_chunk_that_is_cut_in_the_store_is_damaged() {
     }
 }
 
+/// I2: an object that is not there is no damage; the reader is told.
 #[tokio::test]
 async fn what_the_store_says_reaches_the_reader() {
     let stored = Stored::new(MemoryStore::new()).await;
@@ -181,6 +183,7 @@ async fn what_the_store_says_reaches_the_reader() {
     assert_eq!(stored.store.faults_met(), 2);
 }
 
+/// I8.
 #[tokio::test]
 async fn a_location_that_claims_a_huge_head_is_refused_before_anything_is_read() {
     let stored = Stored::new(MemoryStore::new()).await;

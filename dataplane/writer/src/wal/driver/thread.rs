@@ -6,6 +6,8 @@ use std::{
     thread::JoinHandle,
 };
 
+use pyramid_telemetry::health::BEAT_EVERY;
+
 use crate::wal::driver::{Driver, SpareMaker, Turn, make_spare};
 
 /// Starts both threads. They end when the log stops or fails.
@@ -37,19 +39,14 @@ fn run(mut driver: Driver) {
                 && inner.spare.is_none()
                 && (!inner.is_stopping || driver.stop_was_told)
         };
-        match wake_at {
-            Some(at) => {
-                let wait = at.saturating_sub(driver.opened_at.elapsed());
-                drop(
-                    shared
-                        .wake
-                        .wait_timeout_while(inner, wait, is_quiet)
-                        .unwrap_or_else(PoisonError::into_inner),
-                );
-            }
-            None => drop(
-                shared.wake.wait_while(inner, is_quiet).unwrap_or_else(PoisonError::into_inner),
-            ),
-        }
+        // Also an idle thread shows now and then that it lives.
+        let wait = wake_at
+            .map_or(BEAT_EVERY, |at| at.saturating_sub(driver.opened_at.elapsed()).min(BEAT_EVERY));
+        drop(
+            shared
+                .wake
+                .wait_timeout_while(inner, wait, is_quiet)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
     }
 }

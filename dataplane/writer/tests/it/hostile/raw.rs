@@ -35,7 +35,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
-    pub(crate) flags: u8,
     pub(crate) stream: u32,
     pub(crate) payload: Vec<u8>,
 }
@@ -73,7 +72,7 @@ impl Raw {
                     break;
                 }
                 let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-                let frame = Frame { kind: head[3], flags: head[4], stream, payload };
+                let frame = Frame { kind: head[3], stream, payload };
                 hears.lock().unwrap().frames.push(frame);
             }
             hears.lock().unwrap().ended = true;
