@@ -38,7 +38,7 @@ The directory has tls.key, tls.crt and ca.crt, as every part of Pyramid takes th
 there. What the identity may do is said by the streams, with `pyramid stream grant`; a certificate
 alone gives no right.")]
 pub(crate) struct IssueArgs {
-    /// Who it is for: a name, or spiffe://TRUST-DOMAIN/PATH with the trust domain of the data
+    /// Who it is for: a name, or `spiffe://TRUST-DOMAIN/PATH` with the trust domain of the data
     /// directory.
     #[arg(long, value_name = "IDENTITY")]
     identity: Named,

@@ -143,11 +143,7 @@ fn subscription(text: &str) -> Result<Subscribed, String> {
 pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
     let Args { data_dir, subscribe, listen, admin_listen, local_listen, store, limits, log } = args;
     start_log(&log)?;
-    for (place, one) in subscribe.iter().enumerate() {
-        if subscribe.iter().skip(place + 1).any(|other| other.stream == one.stream) {
-            bail!("--subscribe names the stream {} twice; give each stream once", one.stream);
-        }
-    }
+    refuse_repeated(&subscribe)?;
     let mut signals = Signals::listen()?;
     let folder = Folder::open(&data_dir).await?;
     let clock = Arc::new(SystemClock);
@@ -209,6 +205,15 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
         other => other,
     };
     Running::remove(&folder.path);
+    finish(&mut parts, &mut signals, outcome).await
+}
+
+/// Stops all parts; a second signal ends the process before they have.
+async fn finish(
+    parts: &mut Parts,
+    signals: &mut Signals,
+    outcome: anyhow::Result<()>,
+) -> anyhow::Result<()> {
     tokio::select! {
         biased;
         stopped = parts.stop() => {
@@ -221,6 +226,15 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
             std::process::exit(INTERRUPTED);
         }
     }
+}
+
+fn refuse_repeated(subscribe: &[Subscribed]) -> anyhow::Result<()> {
+    for (place, one) in subscribe.iter().enumerate() {
+        if subscribe.iter().skip(place + 1).any(|other| other.stream == one.stream) {
+            bail!("--subscribe names the stream {} twice; give each stream once", one.stream);
+        }
+    }
+    Ok(())
 }
 
 /// What is needed once the Writer answers.

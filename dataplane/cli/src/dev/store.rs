@@ -43,8 +43,8 @@ pub(crate) fn elsewhere(data_dir: &Path) -> anyhow::Result<Option<String>> {
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub(super) struct Args {
-    /// Where chunks are kept: s3://BUCKET or file:DIR. Default: the directory objects of the data
-    /// directory.
+    /// Where chunks are kept: `s3://BUCKET` or `file:DIR`. Default: the directory objects of the
+    /// data directory.
     #[arg(long, env = "PYRAMID_OBJECT_STORE", value_name = "URL")]
     object_store: Option<String>,
 
