@@ -1,7 +1,7 @@
 //! How fast a reader catches up from the object store, beside plain reads of the same objects.
 //!
 //! `cargo bench -p pyramid-e2e --bench catchup` starts the release `pyramid-writer` with its chunks
-//! on a SeaweedFS (`make tools`), appends and ships a history, and then, in turns, reads all objects
+//! on a `SeaweedFS` (`make tools`), appends and ships a history, and then, in turns, reads all objects
 //! by presigned URLs with a plain HTTP client and the history with a client's `Reader`: fetched,
 //! verified, decrypted, decompressed. It prints medians of three, in bytes of records and in stored
 //! bytes. The plain reads are the bound of this server on this machine.

@@ -46,13 +46,13 @@ impl CountingProxy {
 
     /// What clients have sent. Unit: bytes.
     #[must_use]
-    pub fn to_server(&self) -> u64 {
+    pub fn sent_by_clients(&self) -> u64 {
         self.counts.to_server.load(Ordering::Relaxed)
     }
 
     /// What the server has sent. Unit: bytes.
     #[must_use]
-    pub fn from_server(&self) -> u64 {
+    pub fn sent_by_server(&self) -> u64 {
         self.counts.from_server.load(Ordering::Relaxed)
     }
 }
@@ -121,6 +121,6 @@ mod tests {
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert_eq!((question.as_str(), answer.as_str()), ("question", "the answer"));
-        assert_eq!((proxy.to_server(), proxy.from_server()), (8, 10));
+        assert_eq!((proxy.sent_by_clients(), proxy.sent_by_server()), (8, 10));
     }
 }

@@ -1,4 +1,4 @@
-//! A real S3 server: SeaweedFS as a process, on loopback ports and a folder of its own.
+//! A real S3 server: `SeaweedFS` as a process, on loopback ports and a folder of its own.
 //!
 //! It runs below a small shell that waits for the end of its standard input. So the server and its
 //! folder are gone with the process that started it, also if that one is killed, and one server can

@@ -175,7 +175,7 @@ async fn a_pusher_replays_history_from_the_store_and_the_writer_sends_none_of_it
     pusher.kill().await.unwrap();
 
     let history = u64::try_from(HISTORY_BYTES).unwrap();
-    let (sent, fetched) = (between.from_server(), world.proxy.traffic()[&Call::Presigned]);
+    let (sent, fetched) = (between.sent_by_server(), world.proxy.traffic()[&Call::Presigned]);
     tell(&format!(
         "replay: {history} bytes, written in {written:?}, replayed in {replayed:?}; {sent} bytes \
          from the Writer, {} bytes in {} requests from the store",
