@@ -21,6 +21,7 @@ mod chunks;
 mod clusters;
 mod keys;
 mod reading;
+mod record;
 mod report;
 mod run;
 mod snapshots;

@@ -9,11 +9,12 @@ use pyramid_protocol::{Offset, StreamId};
 use tokio::task::JoinSet;
 
 use super::{
-    Error, Expected, Options, Progress, UNREADABLE_MAX, chain,
+    Error, Expected, Options, Progress, chain,
     chunks::{self, Candidate, Context, unreadable},
     keys::{KeyTable, ReadKeyObject},
     reading::Patient,
-    report::{Finding, Kind, LISTED_MAX, Note, NoteKind, Report, Span, StreamLabel},
+    record::{Record, sort},
+    report::{Finding, Kind, Note, NoteKind, Report, Span, StreamLabel},
     snapshots,
 };
 use crate::{
@@ -32,19 +33,8 @@ pub(super) async fn run(
     options: &Options,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<Report, Error> {
-    let report = Report {
-        cluster_id: names.cluster_id(),
-        epoch: None,
-        streams: Vec::new(),
-        objects: 0,
-        bytes: 0,
-        findings: Vec::new(),
-        finding_count: 0,
-        notes: Vec::new(),
-        note_count: 0,
-    };
     let store = Patient(store);
-    let mut record = Record { report, unreadable: 0, progress };
+    let mut record = Record::new(names.cluster_id(), progress);
     let cluster_file_is_there = check_cluster_file(&store, names, &mut record).await?;
     let keys = read_keys(&store, names, keks, options, &mut record).await?;
     let wanted = wanted(&keys, options)?;
@@ -72,77 +62,6 @@ pub(super) async fn run(
         }
     }
     run.finish(wanted.as_ref(), cluster_file_is_there).await
-}
-
-/// The report as it is written.
-struct Record<'p> {
-    report: Report,
-    unreadable: u64,
-    progress: &'p mut (dyn FnMut(Progress) + Send),
-}
-
-impl Record<'_> {
-    fn looked_at(&mut self, len: u64) {
-        let report = &mut self.report;
-        report.objects += 1;
-        report.bytes = report.bytes.saturating_add(len);
-        (self.progress)(Progress { objects: report.objects, bytes: report.bytes });
-    }
-
-    /// Ends the run when it is the store that fails, not some objects.
-    fn count_unreadable(&mut self, problem: Option<&Kind>) -> Result<(), Error> {
-        if let Some(Kind::Unreadable { reason }) = problem {
-            self.unreadable += 1;
-            if self.unreadable >= UNREADABLE_MAX {
-                return Err(Error::GaveUp { reason: reason.clone() });
-            }
-        }
-        Ok(())
-    }
-
-    fn find(&mut self, finding: Finding) {
-        self.report.finding_count += 1;
-        if self.report.findings.len() < LISTED_MAX {
-            self.report.findings.push(finding);
-        }
-    }
-
-    fn find_object(&mut self, key: &ObjectKey, kind: Kind) {
-        self.find(Finding { kind, object: Some(key.to_string()), stream: None, offsets: None });
-    }
-
-    fn note(&mut self, note: Note) {
-        self.report.note_count += 1;
-        if self.report.notes.len() < LISTED_MAX {
-            self.report.notes.push(note);
-        }
-    }
-
-    /// What the key objects of one stream come to.
-    fn keys_of(&mut self, label: &StreamLabel, keys: &super::keys::StreamKeys) {
-        let note = |object: &ObjectKey, kind| Note {
-            kind,
-            object: Some(object.to_string()),
-            stream: Some(label.clone()),
-            offsets: None,
-        };
-        for (key, problem) in &keys.bad {
-            // One that opens is enough.
-            if keys.opens() {
-                self.note(note(key, NoteKind::BadExtra { problem: problem.clone() }));
-            } else {
-                self.find(Finding {
-                    kind: problem.clone(),
-                    object: Some(key.to_string()),
-                    stream: Some(label.clone()),
-                    offsets: None,
-                });
-            }
-        }
-        for key in &keys.extra {
-            self.note(note(key, NoteKind::Extra));
-        }
-    }
 }
 
 /// Returns whether there is one.
@@ -271,7 +190,7 @@ impl Pages {
 
 /// What one task has found.
 enum Checked {
-    Chunk(StreamId, Option<Candidate>),
+    Chunk(StreamId, Option<Box<Candidate>>),
     Snapshot(ObjectKey, Option<Kind>),
 }
 
@@ -352,7 +271,8 @@ impl Run<'_, '_> {
         self.open.entry(stream_id).or_default().outstanding += 1;
         let context = Arc::clone(&self.context);
         self.tasks.spawn(async move {
-            (Checked::Chunk(stream_id, chunks::check(&context, key, name).await), len)
+            let candidate = chunks::check(&context, key, name).await.map(Box::new);
+            (Checked::Chunk(stream_id, candidate), len)
         });
         Ok(())
     }
@@ -394,7 +314,7 @@ impl Run<'_, '_> {
                 self.record.count_unreadable(problem)?;
                 let open = self.open.entry(stream_id).or_default();
                 open.outstanding -= 1;
-                open.candidates.extend(candidate);
+                open.candidates.extend(candidate.map(|candidate| *candidate));
                 self.judge_if_read(stream_id);
             }
         }
@@ -488,24 +408,7 @@ impl Run<'_, '_> {
             let prefix = self.context.names.root_prefix();
             return Err(Error::NothingThere { prefix });
         }
-        report.streams.sort_by_key(|stream| stream.stream_id);
-        report.findings.sort_by(|a, b| {
-            place(&a.stream, a.offsets, &a.object).cmp(&place(&b.stream, b.offsets, &b.object))
-        });
-        report.notes.sort_by(|a, b| {
-            place(&a.stream, a.offsets, &a.object).cmp(&place(&b.stream, b.offsets, &b.object))
-        });
+        sort(&mut report);
         Ok(report)
     }
-}
-
-type Place<'a> = (Option<StreamId>, Option<Offset>, Option<&'a str>);
-
-/// Where a finding stands in a list.
-fn place<'a>(
-    stream: &Option<StreamLabel>,
-    offsets: Option<Span>,
-    object: &'a Option<String>,
-) -> Place<'a> {
-    (stream.as_ref().map(|stream| stream.id), offsets.map(|span| span.from), object.as_deref())
 }
