@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use self::counted::Counted;
 use crate::admin::{AdminService, Found};
 use crate::member::Phase;
-use crate::metrics::Metrics;
+use crate::metrics::Port;
+use crate::ops::Ops;
 use crate::service::WriterService;
 
 /// A port cannot be served any more. The process must end.
@@ -30,7 +31,7 @@ pub struct Error {
 pub(crate) fn serve(
     phase: watch::Receiver<Phase>,
     found: mpsc::Sender<Found>,
-    metrics: Arc<Metrics>,
+    ops: &Ops,
     writer: Box<dyn Accept>,
     admin: Box<dyn Accept>,
     shutdown: &CancellationToken,
@@ -40,6 +41,8 @@ pub(crate) fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let admin_service = AdminServer::new(AdminService::new(phase, found))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let metrics = Arc::clone(&ops.metrics);
+    let (writer, admin) = (ops.counted(Port::Writer, writer), ops.counted(Port::Admin, admin));
     let writer_service = Counted { service: writer_service, metrics: Arc::clone(&metrics) };
     let admin_service = Counted { service: admin_service, metrics };
     let mut servers = JoinSet::new();
