@@ -24,6 +24,7 @@ use pyramid_protocol::net::TcpConnect;
 use pyramid_protocol::{StreamName, SystemClock};
 use pyramid_sidecar::config::Timing;
 use pyramid_sidecar::health::Readiness;
+use pyramid_telemetry::logs::{self, LogFormat};
 use pyramid_tls::Tls;
 use pyramid_writer::config::{LimitArgs, ReplicaArgs};
 use pyramid_writer::replica::{self, Addresses, Environment};
@@ -31,7 +32,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use self::certificates::Certificates;
 use self::folder::Folder;
@@ -93,6 +93,20 @@ pub(crate) struct Args {
     )]
     local_listen: SocketAddr,
 
+    /// Where health and metrics of the Writer are served, as plain HTTP. Port 0: a free one,
+    /// printed.
+    #[arg(long, env = "PYRAMID_OPS_LISTEN", default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    ops_listen: SocketAddr,
+
+    /// The same for the pusher.
+    #[arg(
+        long,
+        env = "PYRAMID_PUSHER_OPS_LISTEN",
+        default_value = "127.0.0.1:0",
+        value_name = "ADDRESS"
+    )]
+    pusher_ops_listen: SocketAddr,
+
     #[command(flatten)]
     store: store::Args,
 
@@ -107,6 +121,10 @@ pub(crate) struct Args {
         value_name = "FILTER"
     )]
     log: String,
+
+    /// How log lines look.
+    #[arg(long, env = "PYRAMID_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    log_format: LogFormat,
 }
 
 /// A stream, and where its application serves.
@@ -141,8 +159,21 @@ fn subscription(text: &str) -> Result<Subscribed, String> {
 ///
 /// Why it could not start, or had to stop.
 pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
-    let Args { data_dir, subscribe, listen, admin_listen, local_listen, store, limits, log } = args;
-    start_log(&log)?;
+    let Args {
+        data_dir,
+        subscribe,
+        listen,
+        admin_listen,
+        local_listen,
+        ops_listen,
+        pusher_ops_listen,
+        store,
+        limits,
+        log,
+        log_format,
+    } = args;
+    logs::init(&log, log_format).context("--log")?;
+    logs::abort_on_panic();
     refuse_repeated(&subscribe)?;
     let mut signals = Signals::listen()?;
     let folder = Folder::open(&data_dir).await?;
@@ -158,7 +189,7 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
         limits,
     };
     let config = config.into_config()?;
-    let opened = Environment::open(&config, listen, admin_listen, None).await;
+    let opened = Environment::open(&config, listen, admin_listen, Some(ops_listen)).await;
     let (environment, addresses) = opened.map_err(|error| explain_port(error.into()))?;
     let shown = config.object_store.to_string();
     tokio::select! {
@@ -189,8 +220,8 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
                 std::future::pending::<()>().await;
             }
             let (folder, store, subscribe) = (&folder, &store, &subscribe);
-            let start =
-                Start { folder, store, shown, identities, subscribe, addresses, local_listen };
+            let listen = (local_listen, pusher_ops_listen);
+            let start = Start { folder, store, shown, identities, subscribe, addresses, listen };
             start.go_on(&mut parts.pusher, &parts.stop_pusher, output).await
         } => outcome,
     };
@@ -246,7 +277,8 @@ struct Start<'a> {
     identities: Identities,
     subscribe: &'a [Subscribed],
     addresses: Addresses,
-    local_listen: SocketAddr,
+    /// Of the pusher: for applications, and for health and metrics.
+    listen: (SocketAddr, SocketAddr),
 }
 
 impl Start<'_> {
@@ -256,7 +288,7 @@ impl Start<'_> {
         stop: &CancellationToken,
         output: &mut Output,
     ) -> anyhow::Result<()> {
-        let Self { folder, store, shown, identities, subscribe, addresses, local_listen } = self;
+        let Self { folder, store, shown, identities, subscribe, addresses, listen } = self;
         let Identities { trust_domain, operator, pusher_directory } = identities;
         let writer = reachable(addresses.writer);
         let admin = reachable(addresses.admin);
@@ -274,8 +306,8 @@ impl Start<'_> {
                 })
                 .collect(),
             pod: "dev".to_owned(),
-            local: Some(local_listen),
-            ops: None,
+            local: Some(listen.0),
+            ops: Some(listen.1),
             readiness: Readiness::Local,
             chunk_directory: store.directory.clone(),
             tls: Some(pusher_directory),
@@ -290,8 +322,8 @@ impl Start<'_> {
             let ended = pyramid_sidecar::run(config, ready, stop).await.context("--local-listen");
             ended.map_err(explain_port)
         });
-        let local = match serves.await {
-            Ok(ready) => ready.local.context("the pusher serves no applications")?,
+        let (local, pusher_ops) = match serves.await {
+            Ok(ready) => (ready.local.context("the pusher serves no applications")?, ready.ops),
             // It has ended, and says why.
             Err(_closed) => return Parts::ended(pusher, "the pusher").await,
         };
@@ -301,6 +333,8 @@ impl Start<'_> {
             writer,
             admin,
             local,
+            ops: addresses.ops,
+            pusher_ops,
             tls: certificates::tls(&folder.path),
             object_store: shown,
             objects: store.directory.clone(),
@@ -427,18 +461,6 @@ impl Signals {
         }
         self.seen = true;
     }
-}
-
-fn start_log(filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).context("--log")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
-    // With a panic in one task the others would limp on; a restart is safe and fast.
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        print(panic);
-        std::process::abort();
-    }));
-    Ok(())
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use std::backtrace::Backtrace;
 use std::io;
 use std::panic::PanicHookInfo;
 
-use tracing::Subscriber;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{FilterExt, ParseError, filter_fn};
+use tracing_subscriber::fmt::{self, MakeWriter};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 /// Flags of logging, the same in every program.
 #[derive(Clone, Debug, clap::Args)]
@@ -72,6 +73,19 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), Error> {
     tracing::subscriber::set_global_default(lines).map_err(|_already| Error::Twice)
 }
 
+/// Libraries that log requests whole below `warn`, with signatures, tokens and signed URLs.
+const TELL_REQUESTS: [&str; 9] = [
+    "aws_config",
+    "aws_runtime",
+    "aws_sdk_s3",
+    "aws_sigv4",
+    "aws_smithy_http_client",
+    "aws_smithy_runtime",
+    "aws_smithy_runtime_api",
+    "hyper",
+    "hyper_util",
+];
+
 /// What [`init`] installs, with another place to write to. Tests read it there.
 ///
 /// # Errors
@@ -84,18 +98,21 @@ pub fn subscriber(
 ) -> Result<Box<dyn Subscriber + Send + Sync>, Error> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|source| Error::Filter { filter: filter.to_owned(), source })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    Ok(match format {
-        LogFormat::Text => Box::new(lines.finish()),
-        LogFormat::Json => Box::new(
-            lines
-                .json()
-                .flatten_event(true)
-                .with_current_span(false)
-                .with_span_list(false)
-                .finish(),
-        ),
-    })
+    let lines = fmt::layer().with_writer(writer);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
+    };
+    let filter = filter.and(filter_fn(is_told));
+    Ok(Box::new(tracing_subscriber::registry().with(lines.with_filter(filter))))
+}
+
+/// Whether an event may be logged at all, whatever the filter says.
+fn is_told(event: &Metadata<'_>) -> bool {
+    let library = event.target().split("::").next().unwrap_or_default();
+    *event.level() <= Level::WARN || !TELL_REQUESTS.contains(&library)
 }
 
 /// An error with all that it was made from, in one line.
@@ -147,6 +164,23 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn libraries_that_log_whole_requests_are_silent_below_warn() {
+        for filter in ["trace", "aws_sigv4=trace", "info,hyper::proto=trace"] {
+            let lines = Lines::default();
+            let writer = lines.clone();
+            let subscriber = subscriber(filter, LogFormat::Text, move || writer.clone()).unwrap();
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::trace!(target: "aws_sigv4::http_request", "a signature");
+                tracing::info!(target: "hyper::proto::h1", "a URL");
+                tracing::warn!(target: "hyper", "a loss");
+            });
+            let written = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+            assert!(!written.contains("a signature") && !written.contains("a URL"), "{written}");
+            assert!(written.contains("a loss"), "{written}");
         }
     }
 

@@ -150,9 +150,11 @@ impl Vitals {
         self.opened.get_or_init(|| Opened { committed, applied, disk });
     }
 
-    /// Raft runs on its thread, which beats.
-    pub(crate) fn raft_runs(&self, consensus: Consensus, pulse: Pulse) {
-        self.raft.get_or_init(|| (consensus, Beating::new(pulse)));
+    /// Raft runs on a thread, which gives the returned pulse.
+    pub(crate) fn raft_runs(&self, consensus: Consensus) -> Pulse {
+        let pulse = Pulse::default();
+        self.raft.get_or_init(|| (consensus, Beating::new(pulse.clone())));
+        pulse
     }
 
     /// Shows for ever that the runtime runs, and looks at what must not be missed between probes.

@@ -17,8 +17,13 @@ use tonic::service::interceptor::InterceptedService;
 use self::counted::Counted;
 use crate::admin::{AdminService, Found};
 use crate::member::Phase;
+<<<<<<< HEAD
 use crate::metrics::Metrics;
 use crate::rights;
+=======
+use crate::metrics::Port;
+use crate::ops::Ops;
+>>>>>>> w-telemetry
 use crate::service::WriterService;
 
 /// A port cannot be served any more. The process must end.
@@ -33,7 +38,7 @@ pub struct Error {
 pub(crate) fn serve(
     phase: watch::Receiver<Phase>,
     found: mpsc::Sender<Found>,
-    metrics: Arc<Metrics>,
+    ops: &Ops,
     writer: Box<dyn Accept>,
     admin: Box<dyn Accept>,
     tls: Option<Tls>,
@@ -44,7 +49,12 @@ pub(crate) fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let admin_service = AdminServer::new(AdminService::new(phase, found, tls))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
+<<<<<<< HEAD
     let admin_service = InterceptedService::new(admin_service, rights::operator_only);
+=======
+    let metrics = Arc::clone(&ops.metrics);
+    let (writer, admin) = (ops.counted(Port::Writer, writer), ops.counted(Port::Admin, admin));
+>>>>>>> w-telemetry
     let writer_service = Counted { service: writer_service, metrics: Arc::clone(&metrics) };
     let admin_service = Counted { service: admin_service, metrics };
     let mut servers = JoinSet::new();

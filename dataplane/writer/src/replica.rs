@@ -19,7 +19,7 @@ use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::{Clock, Entropy};
 use pyramid_storage::{ClusterId, Keks, ObjectNames, ObjectStore};
-use pyramid_telemetry::health::Pulse;
+use pyramid_tls::Tls;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -38,7 +38,7 @@ use crate::disk::Disk;
 use crate::health::Vitals;
 use crate::live_index::LiveIndex;
 use crate::member::{Member, Phase};
-use crate::metrics::{Metrics, Port};
+use crate::metrics::Metrics;
 use crate::ops::Ops;
 use crate::ports;
 use crate::raft::{self, Consensus};
@@ -152,6 +152,7 @@ pub async fn run(
     };
 
     let (found, mut to_found) = mpsc::channel(1);
+<<<<<<< HEAD
     let (writer, admin) = (ops.counted(Port::Writer, writer), ops.counted(Port::Admin, admin));
     let metrics = Arc::clone(&ops.metrics);
     let mut servers = ports::serve(phases, found, metrics, writer, admin, tls.clone(), &shutdown);
@@ -160,6 +161,10 @@ pub async fn run(
         let shutdown = shutdown.clone();
         watches.spawn(async move { tls.watch(pyramid_tls::WATCH_EVERY, shutdown).await });
     }
+=======
+    let mut servers = ports::serve(phases, found, &ops, writer, admin, &shutdown);
+    let mut watches = keep_up_to_date(tls, &shutdown);
+>>>>>>> w-telemetry
 
     let mut running = match directory.contents() {
         Contents::Member(identity) => {
@@ -201,11 +206,7 @@ pub async fn run(
         }
     };
     shutdown.cancel();
-    let drained = async { while servers.join_next().await.is_some() {} };
-    if timeout(STOP_TIMEOUT, drained).await.is_err() {
-        tracing::info!("some connections did not end in time");
-        servers.shutdown().await;
-    }
+    end_connections(&mut servers).await;
     while watches.join_next().await.is_some() {}
     drop(phase);
     let ended = match running {
@@ -214,6 +215,24 @@ pub async fn run(
     };
     ops.stop().await;
     ended
+}
+
+/// Keeps the certificate up to date until `shutdown`.
+fn keep_up_to_date(tls: Option<Tls>, shutdown: &CancellationToken) -> JoinSet<()> {
+    let (mut watches, shutdown) = (JoinSet::new(), shutdown.clone());
+    if let Some(tls) = tls {
+        watches.spawn(async move { tls.watch(pyramid_tls::WATCH_EVERY, shutdown).await });
+    }
+    watches
+}
+
+/// Waits for calls that are there, but not for long.
+async fn end_connections(servers: &mut JoinSet<Result<(), ports::Error>>) {
+    let drained = async { while servers.join_next().await.is_some() {} };
+    if timeout(STOP_TIMEOUT, drained).await.is_err() {
+        tracing::info!("some connections did not end in time");
+        servers.shutdown().await;
+    }
 }
 
 /// What a member is made of.
@@ -272,9 +291,7 @@ impl Running {
                 .map_err(|error| Error::Raft(error.to_string()))?
         };
         // It ends with the thread.
-        let pulse = Pulse::default();
-        drop(raft_thread.spawn(pulse.clone().keep_beating()));
-        vitals.raft_runs(consensus.clone(), pulse);
+        drop(raft_thread.spawn(vitals.raft_runs(consensus.clone()).keep_beating()));
         let (appender, handle) =
             Appender::new(consensus.clone(), Arc::clone(&view), Arc::clone(clock));
         let appender = raft_thread.spawn(appender.run(shutdown.clone()));

@@ -23,6 +23,11 @@ pub(super) fn text(
     row("Writer", &running.writer.to_string());
     row("Admin", &running.admin.to_string());
     row("Local", &format!("{}  for applications, through the pusher", running.local));
+    for (of, address) in [("Writer", running.ops), ("pusher", running.pusher_ops)] {
+        if let Some(address) = address {
+            row("Metrics", &format!("http://{address}/metrics  of the {of}"));
+        }
+    }
     let data = folder.path.display();
     row("Data", &format!("{data}  (the log, the key of chunks in kek, certificates in tls/)"));
     row("Chunks", &running.object_store);

@@ -22,6 +22,10 @@ pub(crate) struct Running {
     pub(crate) admin: SocketAddr,
     /// Where the pusher's `Local` service answers.
     pub(crate) local: SocketAddr,
+    /// Where health and metrics of the Writer are.
+    pub(crate) ops: Option<SocketAddr>,
+    /// Where those of the pusher are.
+    pub(crate) pusher_ops: Option<SocketAddr>,
     /// The directory of certificates: `user` for streams, `operator` for the `Admin` service.
     pub(crate) tls: PathBuf,
     /// Where the objects lie, for people.
