@@ -132,7 +132,7 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
 pub fn abort_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if tracing::enabled!(tracing::Level::ERROR) {
+        if tracing::enabled!(Level::ERROR) {
             tell(panic);
         } else {
             print(panic);

@@ -17,13 +17,9 @@ use tonic::service::interceptor::InterceptedService;
 use self::counted::Counted;
 use crate::admin::{AdminService, Found};
 use crate::member::Phase;
-<<<<<<< HEAD
-use crate::metrics::Metrics;
-use crate::rights;
-=======
 use crate::metrics::Port;
 use crate::ops::Ops;
->>>>>>> w-telemetry
+use crate::rights;
 use crate::service::WriterService;
 
 /// A port cannot be served any more. The process must end.
@@ -49,12 +45,9 @@ pub(crate) fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let admin_service = AdminServer::new(AdminService::new(phase, found, tls))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
-<<<<<<< HEAD
     let admin_service = InterceptedService::new(admin_service, rights::operator_only);
-=======
     let metrics = Arc::clone(&ops.metrics);
     let (writer, admin) = (ops.counted(Port::Writer, writer), ops.counted(Port::Admin, admin));
->>>>>>> w-telemetry
     let writer_service = Counted { service: writer_service, metrics: Arc::clone(&metrics) };
     let admin_service = Counted { service: admin_service, metrics };
     let mut servers = JoinSet::new();

@@ -152,19 +152,8 @@ pub async fn run(
     };
 
     let (found, mut to_found) = mpsc::channel(1);
-<<<<<<< HEAD
-    let (writer, admin) = (ops.counted(Port::Writer, writer), ops.counted(Port::Admin, admin));
-    let metrics = Arc::clone(&ops.metrics);
-    let mut servers = ports::serve(phases, found, metrics, writer, admin, tls.clone(), &shutdown);
-    let mut watches = JoinSet::new();
-    if let Some(tls) = tls {
-        let shutdown = shutdown.clone();
-        watches.spawn(async move { tls.watch(pyramid_tls::WATCH_EVERY, shutdown).await });
-    }
-=======
-    let mut servers = ports::serve(phases, found, &ops, writer, admin, &shutdown);
+    let mut servers = ports::serve(phases, found, &ops, writer, admin, tls.clone(), &shutdown);
     let mut watches = keep_up_to_date(tls, &shutdown);
->>>>>>> w-telemetry
 
     let mut running = match directory.contents() {
         Contents::Member(identity) => {
