@@ -2,7 +2,7 @@
 
 use pyramid_telemetry::metrics::CONTENT_TYPE;
 
-use crate::server::Server;
+use crate::server::{Server, read};
 
 fn ok() -> (u16, String) {
     (200, "ok\n".to_owned())
@@ -68,9 +68,9 @@ async fn other_paths_list_those_that_there_are_and_other_methods_are_refused() {
 }
 
 #[tokio::test]
-async fn a_stop_ends_the_port() {
+async fn a_stop_ends_what_is_open() {
     let server = Server::start().await;
-    let address = server.address;
+    let mut idle = server.connect().await;
     server.stop().await;
-    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    assert_eq!(read(&mut idle).await, "");
 }
