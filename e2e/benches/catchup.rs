@@ -124,6 +124,7 @@ async fn found() -> anyhow::Result<World> {
         ("--kek-file", path("kek")),
         ("--listen", "127.0.0.1:0".to_owned()),
         ("--admin-listen", "127.0.0.1:0".to_owned()),
+        ("--ops-listen", "127.0.0.1:0".to_owned()),
         ("--object-store", format!("s3://{bucket}")),
         ("--s3-endpoint", server.http()),
         ("--s3-region", REGION.to_owned()),

@@ -156,6 +156,7 @@ async fn a_pusher_replays_history_from_the_store_and_the_writer_sends_none_of_it
     let arguments = [
         ("--writer", between.address().to_string()),
         ("--subscriptions", "replay".to_owned()),
+        ("--ops-listen", "127.0.0.1:0".to_owned()),
         ("--app-port", port.to_string()),
         ("--local", format!("127.0.0.1:{}", free_port().unwrap())),
     ];

@@ -54,6 +54,7 @@ impl World {
             ("--kek-file", path("kek")),
             ("--listen", format!("127.0.0.1:{writer_port}")),
             ("--admin-listen", format!("127.0.0.1:{admin_port}")),
+            ("--ops-listen", "127.0.0.1:0".to_owned()),
             ("--segment-bytes", (16 << 20).to_string()),
             ("--object-store", format!("s3://{}", bucket.name)),
             ("--object-prefix", "some/where".to_owned()),
