@@ -180,6 +180,9 @@ impl Shipper {
     /// Seals and uploads until `shutdown`. Uploads on their way are dropped then: their intents
     /// stay open and are taken up again.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        // Dropped at the end, and the question with it.
+        let mut asking = JoinSet::new();
+        asking.spawn(Arc::clone(&self.uploader).ask_store());
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

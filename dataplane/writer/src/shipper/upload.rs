@@ -14,6 +14,7 @@ use pyramid_storage::StreamKey;
 use pyramid_storage::chunk::{self, Identity, SealedChunk};
 use pyramid_storage::cluster_file::{self, ClusterFile};
 use pyramid_storage::key_object::KeyObject;
+use pyramid_storage::object_store::settings::probe;
 use pyramid_storage::object_store::{self, Condition};
 use pyramid_telemetry::logs;
 use tokio::sync::{OnceCell, Semaphore};
@@ -121,6 +122,19 @@ enum Attempt {
 }
 
 impl Uploader {
+    /// Asks the object store once, so that wrong settings are told at the start and not with the
+    /// first chunk. Nothing waits for the answer: appends need no object store.
+    pub(super) async fn ask_store(self: Arc<Self>) {
+        let below = self.chunks.names.root_prefix();
+        if let Err(error) = probe(&*self.chunks.store, below.trim_end_matches('/')).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the object store cannot be used now; chunks wait in the write-ahead log"
+            );
+            self.trouble.tell(logs::causes(&error));
+        }
+    }
+
     /// Ships all open seals of a stream. Returns early when this replica stops leading.
     pub(super) async fn ship(&self, stream_id: StreamId) {
         let mut backoff = BACKOFF_MIN;

@@ -95,12 +95,12 @@ async fn a_directory_has_one_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_this_build_does_not_serve_is_named() {
+async fn what_is_no_object_store_is_named() {
     let folder = Folder::new();
-    for url in ["s3://bucket", "file:"] {
+    for url in ["gs://bucket", "file:"] {
         let (code, printed) = ends(program(folder.path(), &["--object-store", url])).await;
         let expected = line(format_args!(
-            "--object-store {url}: give file:DIR with the directory that will hold the chunks"
+            "--object-store {url}: give file:DIR with a directory for the objects, or s3://BUCKET"
         ));
         assert_eq!((code, printed), (Some(78), expected));
     }
