@@ -69,6 +69,8 @@ async fn main() -> anyhow::Result<()> {
             format!("file:{}", path("objects")),
             "--listen".to_owned(),
             "127.0.0.1:0".to_owned(),
+            "--ops-listen".to_owned(),
+            "127.0.0.1:0".to_owned(),
             "--admin-listen".to_owned(),
             "127.0.0.1:0".to_owned(),
         ]

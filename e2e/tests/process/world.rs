@@ -1,6 +1,6 @@
 //! One Writer, one pusher and one application as processes, founded and configured.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -102,21 +102,12 @@ impl World {
         let (writer_port, admin_port) = (free_port()?, free_port()?);
         let (local_port, application_port) = (free_port()?, free_port()?);
         let (audit_local_port, audit_port) = (free_port()?, free_port()?);
-        let kek: [u8; 32] = random();
-        let digits: String = kek.iter().map(|byte| format!("{byte:02x}")).collect();
-        std::fs::write(folder.join("kek"), format!("test = {digits}\n"))?;
+        let kek = write_kek(&folder.join("kek"))?;
         let identities = Identities::make(&folder.join("tls"))?;
         let path = |name: &str| folder.join(name).display().to_string();
         let loopback = |port: u16| format!("127.0.0.1:{port}");
-        let recipe = |name: &str, program, arguments: &[(&str, String)], ready: &str| Recipe {
-            name: name.to_owned(),
-            program,
-            arguments: arguments
-                .iter()
-                .flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()])
-                .collect(),
-            ready: ready.to_owned(),
-            log: folder.join(format!("{name}.log")),
+        let recipe = |name: &str, program, arguments: &[(&str, String)], ready: &str| {
+            recipe(&folder, name, program, arguments, ready)
         };
         let writer = recipe(
             "writer",
@@ -128,6 +119,7 @@ impl World {
                 ("--tls", identities.writer.display().to_string()),
                 ("--listen", loopback(writer_port)),
                 ("--admin-listen", loopback(admin_port)),
+                ("--ops-listen", loopback(0)),
                 ("--chunk-bytes", CHUNK_BYTES.to_string()),
                 ("--segment-bytes", SEGMENT_BYTES.to_string()),
             ],
@@ -140,6 +132,7 @@ impl World {
                 ("--subscriptions", subscription.to_owned()),
                 ("--app-port", application_port.to_string()),
                 ("--local", loopback(local_port)),
+                ("--ops-listen", loopback(0)),
                 ("--chunk-directory", path("store")),
                 ("--tls", identities.pusher.display().to_string()),
             ];
@@ -304,4 +297,31 @@ fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     SystemEntropy.fill(&mut bytes);
     bytes
+}
+
+fn recipe(
+    folder: &Folder,
+    name: &str,
+    program: PathBuf,
+    arguments: &[(&str, String)],
+    ready: &str,
+) -> Recipe {
+    let arguments = arguments.iter();
+    Recipe {
+        name: name.to_owned(),
+        program,
+        arguments: arguments
+            .flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()])
+            .collect(),
+        ready: ready.to_owned(),
+        log: folder.join(format!("{name}.log")),
+    }
+}
+
+/// A key file with a new key, which is returned too.
+fn write_kek(path: &Path) -> anyhow::Result<[u8; 32]> {
+    let kek: [u8; 32] = random();
+    let digits: String = kek.iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(path, format!("test = {digits}\n"))?;
+    Ok(kek)
 }

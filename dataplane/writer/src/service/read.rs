@@ -99,6 +99,8 @@ struct Reader {
     subscription: Subscription,
     /// A chunk that the Writer reads for the caller.
     chunk: Option<ChunkReader>,
+    /// Where a chunk did not verify at the first try.
+    damaged_at: Option<Offset>,
 }
 
 /// What may still be sent. The first batch is always sent.
@@ -155,6 +157,7 @@ async fn begin(
         caught_up: false,
         subscription,
         chunk: None,
+        damaged_at: None,
         configuration,
         caller,
         member,
@@ -394,7 +397,16 @@ impl Reader {
     /// The next batches of the chunk that is being read; `None` when there is none, or no more.
     async fn read_chunk_on(&mut self) -> Result<Option<Vec<Batch>>, Refusal> {
         let Some(chunk) = &mut self.chunk else { return Ok(None) };
-        let batches = chunk.next().await.map_err(|error| chunk_refusal(&error))?;
+        let batches = match chunk.next().await {
+            Ok(batches) => batches,
+            // The bytes may have been changed on their way. What is damaged in the store is so again.
+            Err(ReadError::Damaged(damaged)) if self.damaged_at != Some(self.position) => {
+                tracing::warn!(%damaged, "a chunk did not verify and is read once more");
+                self.damaged_at = Some(self.position);
+                None
+            }
+            Err(error) => return Err(chunk_refusal(&error)),
+        };
         if batches.is_none() {
             self.chunk = None;
         }
