@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn libraries_that_log_whole_requests_are_silent_below_warn() {
-        for filter in ["trace", "aws_sigv4=trace", "info,hyper::proto=trace"] {
+        for filter in ["trace", "warn,aws_sigv4=trace", "info,hyper::proto=trace"] {
             let lines = Lines::default();
             let writer = lines.clone();
             let subscriber = subscriber(filter, LogFormat::Text, move || writer.clone()).unwrap();

@@ -141,8 +141,9 @@ async fn a_reader_that_falls_back_lets_the_writer_read_what_it_may_not_open() {
     let all = numbered(&writer, 0);
     assert_eq!(take(&mut reader, all.len()).await, all);
     assert_eq!(to_end(&mut reader).await, None);
-    // It was told one place, and did not want to know more.
-    assert_eq!(writer.look(|state| state.locations), before + 1);
+    // It was told the places of one call, and did not want to know more.
+    let told = writer.look(|state| state.locations) - before;
+    assert!((1..=2).contains(&told), "{told}");
 }
 
 #[tokio::test]

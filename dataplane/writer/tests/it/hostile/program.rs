@@ -40,6 +40,7 @@ impl Program {
             .args(["--data-dir", &path("data"), "--kek-file", &path("kek")])
             .args(["--object-store", &format!("file:{}", path("objects"))])
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .args(["--ops-listen", "127.0.0.1:0"])
             .args(["--segment-bytes", "16777216", "--memory-bytes-max", "268435456"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
