@@ -12,6 +12,7 @@ pub(crate) mod certificates;
 mod declare;
 pub(crate) mod folder;
 pub(crate) mod running;
+mod signals;
 pub(crate) mod store;
 
 use std::io::{self, ErrorKind};
@@ -26,9 +27,8 @@ use pyramid_sidecar::config::Timing;
 use pyramid_sidecar::health::Readiness;
 use pyramid_telemetry::logs::{self, LogFormat};
 use pyramid_tls::Tls;
-use pyramid_writer::config::{LimitArgs, ReplicaArgs};
+use pyramid_writer::config::{Config, LimitArgs, ReplicaArgs};
 use pyramid_writer::replica::{self, Addresses, Environment};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use self::certificates::Certificates;
 use self::folder::Folder;
 use self::running::Running;
+use self::signals::Signals;
 use self::store::Store;
 use crate::connection::DATA_DIR;
 use crate::connection::admin::{Admin, Caller};
@@ -201,15 +202,7 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
     let mut parts = Parts::default();
     let identities = Identities::open(&certificates)?;
     parts.certificates.spawn(certificates.keep(parts.stop_certificates.clone()));
-    let (serving, served) = oneshot::channel();
-    let stop = parts.stop_writer.clone();
-    parts.writer.spawn(async move {
-        // Nobody waits for it any more when the start was interrupted.
-        let serving = move || {
-            serving.send(()).ok();
-        };
-        replica::run(config, environment, serving, stop).await.map_err(anyhow::Error::from)
-    });
+    let served = parts.start_writer(config, environment);
     let outcome = tokio::select! {
         biased;
         () = signals.next() => Ok(()),
@@ -227,12 +220,7 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
     };
     let outcome = match outcome {
         // Everything serves, or the start was interrupted; then there is a signal already.
-        Ok(()) if !signals.seen => tokio::select! {
-            biased;
-            () = signals.next() => Ok(()),
-            ended = Parts::ended(&mut parts.writer, "the Writer") => ended,
-            ended = Parts::ended(&mut parts.pusher, "the pusher") => ended,
-        },
+        Ok(()) if !signals.seen => parts.serve(&mut signals).await,
         other => other,
     };
     Running::remove(&folder.path);
@@ -421,6 +409,30 @@ impl Parts {
         }
     }
 
+    /// Starts the Writer. The receiver is told when it serves, or dropped when it has ended.
+    fn start_writer(&mut self, config: Config, environment: Environment) -> oneshot::Receiver<()> {
+        let (serving, served) = oneshot::channel();
+        let stop = self.stop_writer.clone();
+        self.writer.spawn(async move {
+            // Nobody waits for it any more when the start was interrupted.
+            let serving = move || {
+                serving.send(()).ok();
+            };
+            replica::run(config, environment, serving, stop).await.map_err(anyhow::Error::from)
+        });
+        served
+    }
+
+    /// Waits for a signal, or until one of the two ends by itself, which is an error.
+    async fn serve(&mut self, signals: &mut Signals) -> anyhow::Result<()> {
+        tokio::select! {
+            biased;
+            () = signals.next() => Ok(()),
+            ended = Self::ended(&mut self.writer, "the Writer") => ended,
+            ended = Self::ended(&mut self.pusher, "the pusher") => ended,
+        }
+    }
+
     /// Stops what still runs: first the pusher, which uses the Writer.
     async fn stop(&mut self) -> anyhow::Result<()> {
         self.stop_pusher.cancel();
@@ -435,31 +447,6 @@ impl Parts {
         self.stop_certificates.cancel();
         while self.certificates.join_next().await.is_some() {}
         outcome
-    }
-}
-
-/// Ctrl-C and SIGTERM.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    seen: bool,
-}
-
-impl Signals {
-    fn listen() -> anyhow::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt()).context("listen to SIGINT")?,
-            terminate: signal(SignalKind::terminate()).context("listen to SIGTERM")?,
-            seen: false,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-        self.seen = true;
     }
 }
 

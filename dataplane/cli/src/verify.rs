@@ -42,7 +42,7 @@ Objects alone do not show whether the last chunks of a stream are gone; a Writer
 Exit codes: 0 all is as it was stored; 1 something is damaged, missing or not known, or the command
 failed; 2 the command line is wrong; 74 the object store could not be read.")]
 pub(crate) struct Args {
-    /// Where the objects are: s3://BUCKET or file:DIR. Default: in the data directory.
+    /// Where the objects are: `s3://BUCKET` or `file:DIR`. Default: in the data directory.
     #[arg(long, env = "PYRAMID_OBJECT_STORE", value_name = "URL")]
     object_store: Option<String>,
 

@@ -3,7 +3,7 @@
 //! [`verify`] lists all objects of one cluster, opens the key objects, reads every chunk from its
 //! first byte to its last and follows each stream from chunk to chunk: header and name agree, HMAC
 //! and tags are right, frames decrypt and unpack, batches match their checksums and counts, offsets
-//! have no gap, times do not go back, and the digest chain runs through. [`clusters`] finds the
+//! have no gap, times do not go back, and the digest chain runs through. [`clusters()`] finds the
 //! cluster ids below a prefix.
 //!
 //! What the bucket alone cannot tell: whether the last chunks of a stream are missing, whether

@@ -23,7 +23,7 @@ fn three_chunks() -> (Dev, Vec<PathBuf>) {
 
 /// The report of a verification that ended with this code.
 #[track_caller]
-fn report(ended: Ended, code: i32) -> Value {
+fn report(ended: &Ended, code: i32) -> Value {
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(code), ""), "{ended:?}");
     serde_json::from_str(&ended.stdout).unwrap()
 }
@@ -41,7 +41,7 @@ fn seen(list: &Value) -> Vec<(Value, Value, Value)> {
 #[test]
 fn what_a_dev_stored_is_clean_while_it_runs_and_when_it_is_stopped() {
     let (mut dev, chunks) = three_chunks();
-    let found = report(verify(&dev), 0);
+    let found = report(&verify(&dev), 0);
     let stored: u64 = chunks.iter().map(|chunk| fs::metadata(chunk).unwrap().len()).sum();
     let stream = &found["streams"][0];
     let fields = ["name", "first_offset", "next_offset", "chunks", "records", "stored_bytes"];
@@ -56,7 +56,7 @@ fn what_a_dev_stored_is_clean_while_it_runs_and_when_it_is_stopped() {
     assert_eq!((&found["findings"], &found["notes"]), (&json!([]), &json!([])));
 
     assert_eq!(dev.signal(Signal::SIGTERM), Some(0));
-    let mut stopped = report(verify(&dev), 0);
+    let mut stopped = report(&verify(&dev), 0);
     assert_eq!(stopped["compared_with_writer"], json!(false));
     stopped["compared_with_writer"] = json!(true);
     assert_eq!(stopped, found);
@@ -78,7 +78,7 @@ fn a_flipped_byte_is_damage_with_its_object_and_offsets() {
         let mut bad = good.clone();
         *bad.last_mut().unwrap() ^= 1;
         fs::write(&chunks[1], bad).unwrap();
-        let found = report(verify(&dev), 1);
+        let found = report(&verify(&dev), 1);
         assert_eq!(seen(&found["findings"]), [(json!("damaged"), json!(2), json!(4))]);
         let object = found["findings"][0]["object"].as_str().unwrap();
         assert_eq!(dev.data_dir().join("objects").join(object), chunks[1]);
@@ -88,7 +88,7 @@ fn a_flipped_byte_is_damage_with_its_object_and_offsets() {
         assert!(ended.stdout.contains(&named), "{}", ended.stdout);
         assert!(ended.stdout.ends_with("\nnot clean: 1 finding\n"), "{}", ended.stdout);
         fs::write(&chunks[1], &good).unwrap();
-        report(verify(&dev), 0);
+        report(&verify(&dev), 0);
     }
 }
 
@@ -103,17 +103,17 @@ fn a_removed_chunk_is_missing_and_the_last_one_is_missed_by_the_writer_alone() {
     let missing = |from: u64, to: u64| (json!("missing"), json!(from), json!(to));
     for (chunk, from, to) in [(0, 0, 2), (1, 2, 4), (2, 4, 6)] {
         let bytes = take(chunk);
-        assert_eq!(seen(&report(verify(&dev), 1)["findings"]), [missing(from, to)]);
+        assert_eq!(seen(&report(&verify(&dev), 1)["findings"]), [missing(from, to)]);
         fs::write(&chunks[chunk], bytes).unwrap();
     }
     dev.signal(Signal::SIGTERM);
     let bytes = take(1);
-    assert_eq!(seen(&report(verify(&dev), 1)["findings"]), [missing(2, 4)]);
+    assert_eq!(seen(&report(&verify(&dev), 1)["findings"]), [missing(2, 4)]);
     fs::write(&chunks[1], bytes).unwrap();
     take(2);
-    assert_eq!(report(verify(&dev), 0)["streams"][0]["next_offset"], json!(4));
+    assert_eq!(report(&verify(&dev), 0)["streams"][0]["next_offset"], json!(4));
     take(0);
-    let found = report(verify(&dev), 0);
+    let found = report(&verify(&dev), 0);
     assert_eq!(seen(&found["notes"]), [(json!("begins_later"), json!(0), json!(2))]);
 }
 
@@ -127,7 +127,7 @@ fn a_wrong_or_missing_key_file_is_named() {
     for (id, advice) in [("dev-1", "does not open it"), ("dev-2", "has no key \"dev-1\"")] {
         fs::write(other, format!("{id} = {key}\n")).unwrap();
         let verify = ["verify", "--kek-file", other, "--output", "json"];
-        let found = report(dev.run(verify), 1);
+        let found = report(&dev.run(verify), 1);
         let [finding] = &found["findings"].as_array().unwrap()[..] else { panic!("{found}") };
         assert_eq!(finding["kind"], json!("wrong_kek"));
         assert!(finding["advice"].as_str().unwrap().contains(advice), "{finding}");
@@ -135,7 +135,7 @@ fn a_wrong_or_missing_key_file_is_named() {
     let error = dev.run(["verify", "--kek-file", "missing"]).failed(1);
     assert!(error.starts_with("error: read the key file missing"), "{error}");
     fs::remove_file(dev.objects("pyk").remove(0)).unwrap();
-    let found = report(verify(&dev), 1);
+    let found = report(&verify(&dev), 1);
     assert_eq!(seen(&found["findings"]), [(json!("missing_key"), json!(0), json!(null))]);
 }
 
@@ -156,9 +156,9 @@ fn a_copy_of_the_objects_is_verified_without_the_data_directory() {
         command.args(["verify", "--output", "json", "--object-store", url, "--kek-file", kek]);
         run(command.args(more))
     };
-    assert_eq!(report(on_copy(&[]), 0)["streams"][0]["records"], json!(6));
+    assert_eq!(report(&on_copy(&[]), 0)["streams"][0]["records"], json!(6));
     let cluster = dev.ready["cluster_id"].as_str().unwrap();
-    assert_eq!(report(on_copy(&["--cluster", cluster, "--stream", "orders"]), 0)["objects"], 5);
+    assert_eq!(report(&on_copy(&["--cluster", cluster, "--stream", "orders"]), 0)["objects"], 5);
     let error = on_copy(&["--stream", "clicks"]).failed(1);
     assert!(error.contains("is that of a stream \"clicks\""), "{error}");
     let error = on_copy(&["--cluster", &cluster.replace(|_: char| true, "0")]).failed(1);

@@ -158,7 +158,7 @@ impl StoreSettings {
         }
     }
 
-    /// Opens the store. A bucket is not asked yet: [`probe`] does that.
+    /// Opens the store. A bucket is not asked yet: [`probe()`] does that.
     ///
     /// # Errors
     ///
