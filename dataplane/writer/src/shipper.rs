@@ -9,7 +9,7 @@ mod plan;
 mod upload;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pyramid_protocol::pb::stored::v1 as stored;
@@ -17,14 +17,14 @@ use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::{Entropy, Offset, StreamId};
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::plan::CHUNK_BYTES_MAX;
 use self::upload::Uploader;
 use crate::appender::{AppenderHandle, Failure};
 use crate::chunks::Chunks;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, UploadFailure};
 use crate::state::{ControlOutcome, ControlRefused};
 use crate::view::View;
 use crate::wal::{self, Wal};
@@ -61,13 +61,44 @@ pub struct ShipperHandle {
     trouble: Trouble,
 }
 
-/// Why the newest attempt to ship a chunk failed; empty if it did not.
+/// How often the same kind of failure is logged, all streams together.
+const TELL_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// What is in the way of shipping.
 #[derive(Clone, Default)]
-struct Trouble(Arc<Mutex<String>>);
+struct Trouble(Arc<Mutex<Told>>);
+
+#[derive(Default)]
+struct Told {
+    /// Why the newest attempt failed; empty if it did not.
+    text: String,
+    logged: Option<(UploadFailure, Instant)>,
+}
 
 impl Trouble {
-    fn tell(&self, trouble: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    fn is_over(&self) {
+        self.told().text.clear();
+    }
+
+    fn is(&self, text: String) {
+        self.told().text = text;
+    }
+
+    /// Whether a failure of this kind is to be logged: it is new, or was not logged for a while. With
+    /// the object store away, every stream fails every few seconds.
+    fn is_news(&self, failure: UploadFailure, now: Instant) -> bool {
+        let mut told = self.told();
+        let is_news = told.logged.is_none_or(|(last, at)| {
+            last != failure || now.saturating_duration_since(at) >= TELL_AGAIN_AFTER
+        });
+        if is_news {
+            told.logged = Some((failure, now));
+        }
+        is_news
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,7 +124,7 @@ impl ShipperHandle {
     /// Why the newest attempt to ship a chunk failed; empty if it did not.
     #[must_use]
     pub fn trouble(&self) -> String {
-        self.trouble.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.trouble.told().text.clone()
     }
 
     /// Cuts all below `upto` into chunks, and wakes the shipper. Returns the end of what is sealed.
@@ -279,5 +310,23 @@ impl Shipper {
                 stream_id
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_one_kind_is_told_once_a_minute() {
+        let trouble = Trouble::default();
+        let begin = Instant::now();
+        let told = |failure, after| trouble.is_news(failure, begin + after);
+        let second = Duration::from_secs(1);
+        assert!(told(UploadFailure::Store, Duration::ZERO));
+        assert!(!told(UploadFailure::Store, TELL_AGAIN_AFTER - second));
+        assert!(told(UploadFailure::Store, TELL_AGAIN_AFTER));
+        assert!(told(UploadFailure::Timeout, TELL_AGAIN_AFTER));
+        assert!(told(UploadFailure::Store, TELL_AGAIN_AFTER + second));
     }
 }

@@ -318,7 +318,10 @@ impl Reader {
             }
             match self.member.view.read(|state, _| self.step(state))? {
                 Step::Chunk(stream, chunk) if self.want_locations => {
-                    return self.locate(&stream, &chunk).await.map(Some);
+                    let located = self.locate(&stream, &chunk).await?;
+                    // The object store took its time; keys are not for who lost the right meanwhile.
+                    self.check_right()?;
+                    return Ok(Some(located));
                 }
                 Step::Chunk(stream, chunk) => {
                     let start = ChunkStart::Offset(self.position);

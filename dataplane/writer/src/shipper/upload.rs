@@ -130,7 +130,7 @@ impl Uploader {
                 error = &error as &dyn std::error::Error,
                 "the object store cannot be used now; chunks wait in the write-ahead log"
             );
-            self.trouble.tell(logs::causes(&error));
+            self.trouble.is(logs::causes(&error));
         }
     }
 
@@ -140,21 +140,23 @@ impl Uploader {
         while self.appender.log_time_ms().is_some() {
             match self.ship_first(stream_id).await {
                 Ok(Attempt::Done) => {
-                    self.trouble.tell(String::new());
+                    self.trouble.is_over();
                     backoff = BACKOFF_MIN;
                 }
                 Ok(Attempt::Nothing) => return,
                 Err(error) => {
-                    self.trouble.tell(logs::causes(&error));
+                    self.trouble.is(logs::causes(&error));
                     self.metrics.upload_failures.inc(error.label());
                     // Jitter shortens a wait, and never the one that the store asks for.
                     let wait = self.jitter(backoff).max(error.wait().unwrap_or_default());
-                    tracing::warn!(
-                        stream = %stream_id,
-                        error = &error as &dyn std::error::Error,
-                        retry_ms = wait.as_millis(),
-                        "a chunk was not shipped"
-                    );
+                    if self.trouble.is_news(error.label(), Instant::now()) {
+                        tracing::warn!(
+                            stream = %stream_id,
+                            error = &error as &dyn std::error::Error,
+                            retry_ms = wait.as_millis(),
+                            "a chunk was not shipped; this is retried, and told once a minute"
+                        );
+                    }
                     sleep(wait).await;
                     backoff = (backoff * 2).min(BACKOFF_MAX);
                 }
