@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
@@ -21,9 +22,24 @@ struct Command {
     logs: logs::Args,
 }
 
+/// Exit code for settings that cannot be used.
+const EX_CONFIG: u8 = 78;
+
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let Command { config, logs } = Command::parse();
+async fn main() -> ExitCode {
+    let ended = run(Command::parse()).await;
+    let Err(error) = ended else { return ExitCode::SUCCESS };
+    // There is nobody to tell that standard error is closed.
+    drop(writeln!(std::io::stderr(), "pyramid-pusher: {error:#}"));
+    match error.downcast_ref::<pyramid_sidecar::Error>() {
+        Some(pyramid_sidecar::Error::Task(_) | pyramid_sidecar::Error::Serve { .. }) => {
+            ExitCode::FAILURE
+        }
+        Some(_) | None => ExitCode::from(EX_CONFIG),
+    }
+}
+
+async fn run(Command { config, logs }: Command) -> anyhow::Result<()> {
     logs::start(&logs)?;
     let config = Config::try_from(config)?;
     let shutdown = CancellationToken::new();
@@ -49,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        ended = pusher => ended.context("run the pusher"),
+        ended = pusher => Ok(ended?),
         () = tell => Ok(()),
     }
 }

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use pyramid_protocol::SystemClock;
+use pyramid_protocol::{SpiffeId, SystemClock};
+use pyramid_tls::Tls;
 use pyramid_tls::authority::{Request, Usage};
 use serde_json::json;
 
@@ -73,6 +75,7 @@ pub(crate) fn run(command: Command, output: &mut Output) -> anyhow::Result<()> {
     let authority = certificates::existing_authority(&data_dir)?;
     let identity = identity.resolve(Some(authority.trust_domain()))?;
     refuse_foreign(&out)?;
+    refuse_other(&out, &data_dir, &identity)?;
     let (mut dns_names, mut ip_addresses) = (Vec::new(), Vec::new());
     for name in host {
         match name.parse::<IpAddr>() {
@@ -97,6 +100,23 @@ pub(crate) fn run(command: Command, output: &mut Output) -> anyhow::Result<()> {
         "not_after_ms": not_after_ms,
     });
     output.say(&text, &json)
+}
+
+/// A directory is renewed for the identity that it has; those of the `pyramid dev` itself are its own.
+fn refuse_other(out: &Path, data_dir: &Path, identity: &SpiffeId) -> anyhow::Result<()> {
+    let shown = out.display();
+    if let (Ok(out), Ok(data_dir)) = (out.canonicalize(), data_dir.canonicalize())
+        && out.starts_with(data_dir)
+    {
+        bail!("--out {shown} is of the `pyramid dev` itself; give a directory outside of its own");
+    }
+    // What cannot be opened is nobody's any more.
+    if let Ok(tls) = Tls::open(out, Arc::new(SystemClock))
+        && tls.identity() != identity
+    {
+        bail!("--out {shown} is {}; give a new directory for {identity}", tls.identity());
+    }
+    Ok(())
 }
 
 /// Nothing is put between the files of somebody else.

@@ -254,7 +254,7 @@ fn running(data_dir: &Path, is_named: bool) -> anyhow::Result<Option<Running>> {
         bail!("--data-dir {name} is a file; give a directory");
     }
     let running = Running::read(data_dir)?;
-    if running.is_none() && !is_named {
+    if running.is_none() && !is_named && !folder::is_ours(data_dir) {
         return Ok(None);
     }
     if !folder::is_used(data_dir)? {

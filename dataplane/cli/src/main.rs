@@ -93,5 +93,9 @@ fn main() -> ExitCode {
 fn fail(error: &anyhow::Error) -> ExitCode {
     // There is nobody to tell that standard error is closed.
     drop(writeln!(std::io::stderr(), "error: {error:#}"));
-    ExitCode::from(verify::exit_code(error))
+    let of_writer = error.downcast_ref::<pyramid_writer::replica::Error>();
+    ExitCode::from(
+        of_writer
+            .map_or_else(|| verify::exit_code(error), pyramid_writer::replica::Error::exit_code),
+    )
 }

@@ -95,6 +95,7 @@ impl Folder {
         let kek_file = path.join("kek");
         make_key(&path, &kek_file)?;
         let objects = path.join("objects");
+        refuse_lost_log(&path, &objects)?;
         DirBuilder::new().recursive(true).mode(0o700).create(&objects).with_context(at)?;
         let rights_due = path.join(RIGHTS_DUE);
         Ok(Self { path, kek_file, objects, rights_due, _lock: lock })
@@ -115,6 +116,11 @@ pub(crate) fn is_used(path: &Path) -> anyhow::Result<bool> {
         Err(TryLockError::WouldBlock) => Ok(true),
         Err(TryLockError::Error(error)) => Err(error).with_context(at),
     }
+}
+
+/// Whether a `pyramid dev` ever ran on the directory.
+pub(crate) fn is_ours(path: &Path) -> bool {
+    path.join(LOCK).exists()
 }
 
 /// Nothing is put between the files of somebody else.
@@ -154,6 +160,23 @@ fn in_use(path: &Path) -> String {
         "the data directory {} is in use by {by}; stop that one, or give --data-dir with another \
          directory",
         path.display()
+    )
+}
+
+/// Chunks without the log that they came from: a new cluster beside them would look like data loss.
+fn refuse_lost_log(path: &Path, objects: &Path) -> anyhow::Result<()> {
+    let Ok(mut entries) = fs::read_dir(objects) else { return Ok(()) };
+    let holds_cluster = |entry: io::Result<fs::DirEntry>| {
+        entry.is_ok_and(|entry| entry.path().join("cluster.json").exists())
+    };
+    if path.join("identity").exists() || !entries.any(holds_cluster) {
+        return Ok(());
+    }
+    bail!(
+        "the log of {} is gone, and {} holds what was shipped from it; put the log back, or begin \
+         with another --data-dir",
+        path.display(),
+        objects.display()
     )
 }
 
@@ -233,6 +256,19 @@ mod tests {
         let error = Folder::open(temporary.path()).await.unwrap_err().to_string();
         assert!(error.contains("is missing"), "{error}");
         assert!(!kek_file.exists());
+    }
+
+    #[tokio::test]
+    async fn a_lost_log_is_not_replaced_beside_its_chunks() {
+        let temporary = tempfile::tempdir().unwrap();
+        let objects = Folder::open(temporary.path()).await.unwrap().objects;
+        fs::create_dir(objects.join("a")).unwrap();
+        drop(Folder::open(temporary.path()).await.unwrap());
+        fs::write(objects.join("a/cluster.json"), "").unwrap();
+        let error = Folder::open(temporary.path()).await.unwrap_err().to_string();
+        assert!(error.contains("holds what was shipped from it"), "{error}");
+        fs::write(temporary.path().join("identity"), "").unwrap();
+        drop(Folder::open(temporary.path()).await.unwrap());
     }
 
     #[test]

@@ -297,7 +297,8 @@ impl ObjectStore for S3Store {
                 .max_keys(i32::try_from(room).unwrap_or(1))
                 .set_start_after(after.map(|key| key.as_str().to_owned()))
                 .set_continuation_token(token.take());
-            let page = self.call("list", prefix, 0, list.send()).await?;
+            let named = if prefix.is_empty() { "all keys" } else { prefix };
+            let page = self.call("list", named, 0, list.send()).await?;
             for found in page.contents() {
                 // Keys that are not ours, for instance of a bucket that others use as well.
                 let Some(key) = found.key().and_then(|key| key.parse::<ObjectKey>().ok()) else {

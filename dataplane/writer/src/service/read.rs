@@ -15,6 +15,7 @@ use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal, read_response::Item}
 use pyramid_protocol::{Batch, Offset, Position, StreamId, StreamName};
 use pyramid_storage::chunk::{ChunkReader, ReadError, Start as ChunkStart};
 use pyramid_storage::object_store;
+use pyramid_telemetry::logs;
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -272,7 +273,7 @@ fn open(
     member.chunks.read(stream, chunk, start).map_err(|error| {
         tracing::error!(
             stream = %stream.id,
-            error = &error as &dyn std::error::Error,
+            error = logs::causes(&error),
             "a chunk cannot be opened"
         );
         Refusal::new(Reason::Unavailable, "the stream's key cannot be opened; see the Writer's log")
@@ -297,7 +298,7 @@ fn chunk_refusal(error: &ReadError) -> Refusal {
             )
         }
         ReadError::Store(store) => {
-            tracing::warn!(error = store as &dyn std::error::Error, "a chunk cannot be read now");
+            tracing::warn!(error = logs::causes(store), "a chunk cannot be read now");
             Refusal::new(Reason::Unavailable, "the object store does not deliver; retry")
         }
     }
@@ -384,7 +385,7 @@ impl Reader {
         let location = self.member.chunks.locate(stream, chunk).await.map_err(|error| {
             tracing::error!(
                 stream = %stream.id,
-                error = &error as &dyn std::error::Error,
+                error = logs::causes(&error),
                 "a chunk cannot be located"
             );
             Refusal::new(Reason::Unavailable, "the chunk cannot be located now; retry")
@@ -428,7 +429,7 @@ impl Reader {
             Err(error) => {
                 tracing::error!(
                     stream = %self.stream_id,
-                    error = &error as &dyn std::error::Error,
+                    error = logs::causes(&error),
                     "live records cannot be read"
                 );
                 Err(Refusal::new(

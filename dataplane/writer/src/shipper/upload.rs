@@ -113,6 +113,27 @@ impl Error {
     }
 }
 
+/// One line for people; nothing else says why chunks stay in the log.
+fn tell(stream_id: StreamId, error: &Error, wait: Duration) {
+    let retry_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    let (stream, causes) = (stream_id.get(), logs::causes(error));
+    if matches!(error, Error::Store(object_store::Error::Refused { .. }) | Error::OtherStore) {
+        tracing::error!(
+            stream,
+            error = causes,
+            retry_ms,
+            "a chunk was not shipped, until somebody mends this; tried again meanwhile"
+        );
+    } else {
+        tracing::warn!(
+            stream,
+            error = causes,
+            retry_ms,
+            "a chunk was not shipped; tried again, and told once a minute"
+        );
+    }
+}
+
 enum Attempt {
     /// Look for the next seal.
     Done,
@@ -127,7 +148,7 @@ impl Uploader {
         let below = self.chunks.names.root_prefix();
         if let Err(error) = probe(&*self.chunks.store, below.trim_end_matches('/')).await {
             tracing::error!(
-                error = &error as &dyn std::error::Error,
+                error = logs::causes(&error),
                 "the object store cannot be used now; chunks wait in the write-ahead log"
             );
             self.trouble.is(logs::causes(&error));
@@ -150,12 +171,7 @@ impl Uploader {
                     // Jitter shortens a wait, and never the one that the store asks for.
                     let wait = self.jitter(backoff).max(error.wait().unwrap_or_default());
                     if self.trouble.is_news(error.label(), Instant::now()) {
-                        tracing::warn!(
-                            stream = %stream_id,
-                            error = &error as &dyn std::error::Error,
-                            retry_ms = wait.as_millis(),
-                            "a chunk was not shipped; this is retried, and told once a minute"
-                        );
+                        tell(stream_id, &error, wait);
                     }
                     sleep(wait).await;
                     backoff = (backoff * 2).min(BACKOFF_MAX);

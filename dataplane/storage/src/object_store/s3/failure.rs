@@ -127,7 +127,12 @@ fn of_answer(answer: &Answer, context: &Context<'_>) -> Error {
             context,
             format!("{place} answered {said}, which says nothing of a bucket; is it an S3 server?"),
         ),
-        400 if speaks_of_https(answer) => refused(context, Cause::NotHttp.text(place, CA_SETTING)),
+        // An S3 server says why; a port for TLS does not in S3's form.
+        400 if speaks_of_https(answer)
+            || (answer.code.is_none() && place.starts_with("http://")) =>
+        {
+            refused(context, Cause::NotHttp.text(place, CA_SETTING))
+        }
         401 | 403 => {
             refused(context, format!("{place} answered {said}; check {}", credentials(context)))
         }
