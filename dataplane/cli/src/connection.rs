@@ -63,6 +63,31 @@ pub(crate) struct Args {
     data_dir: Option<PathBuf>,
 }
 
+/// How chunks are fetched, for commands that read.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[group(skip)]
+pub(crate) struct ChunkArgs {
+    /// Authorities that the object store's certificate may come from, as PEM. Default: what the
+    /// `pyramid dev` says, else the machine's.
+    #[arg(long, env = "PYRAMID_OBJECT_STORE_CA", value_name = "FILE")]
+    object_store_ca: Option<PathBuf>,
+
+    /// Fetch chunks over plain HTTP too, from an object store without TLS. What it gives is
+    /// encrypted and verified all the same. Default: what the `pyramid dev` says.
+    #[arg(long, env = "PYRAMID_OBJECT_STORE_HTTP")]
+    object_store_http: bool,
+}
+
+impl ChunkArgs {
+    fn settings(self, dev: Option<&Running>) -> HttpSettings {
+        HttpSettings {
+            ca_file: self.object_store_ca.or_else(|| dev?.object_store_ca.clone()),
+            allows_plain_http: self.object_store_http
+                || dev.is_some_and(|dev| dev.object_store_http),
+        }
+    }
+}
+
 /// A Writer, and what named it.
 pub(crate) struct Target {
     writers: Vec<String>,
@@ -201,20 +226,18 @@ impl Target {
     /// # Errors
     ///
     /// The authorities of the object store cannot be used.
-    pub(crate) fn fetcher(&self) -> anyhow::Result<Fetcher> {
-        let Some(dev) = &self.dev else {
-            // A machine without authorities leaves the chunks to the Writer.
-            let http = Fetcher::new().with_http(HttpSettings::default());
-            return Ok(http.unwrap_or_default());
-        };
-        if let Some(directory) = &dev.objects {
+    pub(crate) fn fetcher(&self, chunks: ChunkArgs) -> anyhow::Result<Fetcher> {
+        let dev = self.dev.as_ref();
+        if let Some(directory) = dev.and_then(|dev| dev.objects.as_ref()) {
             return Ok(Fetcher::new().with_directory(directory));
         }
-        let http = HttpSettings {
-            ca_file: dev.object_store_ca.clone(),
-            allows_plain_http: dev.object_store_http,
-        };
-        Ok(Fetcher::new().with_http(http)?)
+        let settings = chunks.settings(dev);
+        let is_named = settings.ca_file.is_some() || dev.is_some();
+        match Fetcher::new().with_http(settings) {
+            // A machine without authorities leaves the chunks to the Writer.
+            Err(_) if !is_named => Ok(Fetcher::new()),
+            fetcher => fetcher.context("--object-store-ca"),
+        }
     }
 }
 
@@ -333,6 +356,55 @@ mod tests {
             let error = plain(&[here, address.to_owned()]).err().unwrap().to_string();
             assert!(error.starts_with(address) && error.contains("give --tls"), "{error}");
         }
+    }
+
+    #[test]
+    fn chunks_are_fetched_as_flags_say_and_else_as_the_dev_does() {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let dev = |ca: Option<&str>, http| Running {
+            pid: 1,
+            cluster_id: String::new(),
+            writer: address,
+            admin: address,
+            local: address,
+            ops: None,
+            pusher_ops: None,
+            tls: PathBuf::new(),
+            object_store: "s3://orders".to_owned(),
+            objects: None,
+            object_store_ca: ca.map(PathBuf::from),
+            object_store_http: http,
+            kek_file: PathBuf::new(),
+        };
+        let flags = |ca: Option<&str>, http| ChunkArgs {
+            object_store_ca: ca.map(PathBuf::from),
+            object_store_http: http,
+        };
+        let of_dev = Some(dev(Some("dev.pem"), false));
+        for (flags, dev, ca, http) in [
+            (flags(None, false), None, None, false),
+            (flags(Some("a.pem"), false), None, Some("a.pem"), false),
+            (flags(None, true), None, None, true),
+            (flags(None, false), of_dev.clone(), Some("dev.pem"), false),
+            (flags(Some("a.pem"), true), of_dev, Some("a.pem"), true),
+            (flags(None, false), Some(dev(None, true)), None, true),
+        ] {
+            let expected = HttpSettings { ca_file: ca.map(PathBuf::from), allows_plain_http: http };
+            assert_eq!(flags.settings(dev.as_ref()), expected);
+        }
+    }
+
+    #[test]
+    fn authorities_that_were_named_must_be_there() {
+        let target = Target { writers: Vec::new(), admin: None, tls: None, dev: None };
+        assert!(target.fetcher(ChunkArgs::default()).is_ok());
+        let folder = tempfile::tempdir().unwrap();
+        let missing = ChunkArgs {
+            object_store_ca: Some(folder.path().join("ca.pem")),
+            object_store_http: false,
+        };
+        let error = format!("{:#}", target.fetcher(missing).unwrap_err());
+        assert!(error.starts_with("--object-store-ca: "), "{error}");
     }
 
     #[test]

@@ -190,6 +190,9 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
         limits,
     };
     let config = config.into_config()?;
+    if let Some(warning) = config.object_store.warning() {
+        remark(&warning);
+    }
     let opened = Environment::open(&config, listen, admin_listen, Some(ops_listen)).await;
     let (environment, addresses) = opened.map_err(|error| explain_port(error.into()))?;
     let shown = config.object_store.to_string();

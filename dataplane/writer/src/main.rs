@@ -35,6 +35,9 @@ async fn run(args: Args) -> Result<(), Failure> {
     let failed = |error: replica::Error| -> Failure { (error.exit_code(), error.into()) };
     let config =
         args.replica.into_config().map_err(|error| -> Failure { (EX_CONFIG, error.into()) })?;
+    if let Some(warning) = config.object_store.warning() {
+        tracing::warn!("{warning}");
+    }
     let mut terminate = signal(SignalKind::terminate())
         .map_err(|error| -> Failure { (EX_CONFIG, error.into()) })?;
     let (environment, addresses) =

@@ -25,7 +25,7 @@ fn texts(files: &[File]) -> String {
     let mut texts = String::new();
     for file in sources {
         let mut joined = false;
-        for line in file.text().lines() {
+        for line in without_tests(file.text()).lines() {
             let line = if joined { line.trim_start() } else { line };
             joined = line.ends_with('\\');
             texts.push_str(line.strip_suffix('\\').unwrap_or(line));
@@ -35,6 +35,11 @@ fn texts(files: &[File]) -> String {
         }
     }
     texts
+}
+
+/// A source without the module of tests at its end.
+fn without_tests(source: &str) -> &str {
+    source.split_once("#[cfg(test)]\nmod tests {").map_or(source, |(program, _tests)| program)
 }
 
 /// Messages that no program prints, and how many are quoted.
@@ -65,13 +70,14 @@ fn documented_messages_are_printed_by_a_program() {
 fn a_documented_message_that_nothing_prints_is_found() {
     let files = |message: &str| {
         let text = format!("| message | why |\n| --- | --- |\n| `{message}` | why |\n");
-        let source = "#[error(\n    \"the bucket {bucket} is \\\n     missing at {place}\"\n)]";
+        let source = "#[error(\n    \"the bucket {bucket} is \\\n     missing at {place}\"\n)]\n\
+                      #[cfg(test)]\nmod tests {\n    \"the buckets of a test\"\n}\n";
         [File::new(DOCUMENT, &text), File::new("a/src/b.rs", source)]
     };
     for message in ["the bucket … is missing at", "is missing at"] {
         assert_eq!(unknown_messages(&files(message)), (1, vec![]), "{message}");
     }
-    for message in ["the bucket … is gone from", "… a …", "the buckets"] {
+    for message in ["the bucket … is gone from", "… a …", "the buckets", "of a test"] {
         assert_eq!(unknown_messages(&files(message)).1.len(), 1, "{message}");
     }
 }

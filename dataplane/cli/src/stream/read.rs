@@ -8,9 +8,10 @@ use pyramid_client::read::{Error, Item, Options, Start};
 use pyramid_client::{Client, Reader};
 use pyramid_protocol::pb::v1::{self as pb, Reason, refusal};
 use pyramid_protocol::{Batch, Offset, StreamName};
+use pyramid_storage::Fetcher;
 use serde_json::{Map, Value};
 
-use crate::connection::{self, Target, explain_refusal};
+use crate::connection::{self, ChunkArgs, explain_refusal};
 use crate::log_time;
 use crate::output::{Format, Output, put_bytes, remark};
 
@@ -45,6 +46,9 @@ pub(super) struct ReadArgs {
     /// Stop after so many records.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     max_records: Option<u64>,
+
+    #[command(flatten)]
+    chunks: ChunkArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,6 +68,9 @@ pub(super) struct TailArgs {
     /// Go on with what is appended, until Ctrl-C.
     #[arg(short, long)]
     follow: bool,
+
+    #[command(flatten)]
+    chunks: ChunkArgs,
 }
 
 pub(super) fn offset(text: &str) -> Result<u64, String> {
@@ -76,7 +83,7 @@ pub(super) async fn read(
     connection: connection::Args,
     output: &mut Output,
 ) -> anyhow::Result<()> {
-    let ReadArgs { name, from, from_time, last, max_records } = args;
+    let ReadArgs { name, from, from_time, last, max_records, chunks } = args;
     let target = connection.target()?;
     let client = target.client().await?;
     let start = match (from, from_time, last) {
@@ -88,7 +95,7 @@ pub(super) async fn read(
     let options = Options {
         max_records: max_records.unwrap_or(0),
         give_up_after: Some(GIVE_UP_AFTER),
-        ..options(name, start, &target)?
+        ..options(name, start, target.fetcher(chunks)?)
     };
     print(client, options, max_records.unwrap_or(u64::MAX), output).await
 }
@@ -98,21 +105,20 @@ pub(super) async fn tail(
     connection: connection::Args,
     output: &mut Output,
 ) -> anyhow::Result<()> {
-    let TailArgs { name, lines, follow } = args;
+    let TailArgs { name, lines, follow, chunks } = args;
     let target = connection.target()?;
     let client = target.client().await?;
     let options = Options {
         follow,
         give_up_after: (!follow).then_some(GIVE_UP_AFTER),
-        ..options(name, Start::LastRecords(lines), &target)?
+        ..options(name, Start::LastRecords(lines), target.fetcher(chunks)?)
     };
     print(client, options, u64::MAX, output).await
 }
 
 /// Chunks are opened here, where that can be, so that they do not pass through the Writer.
-fn options(name: StreamName, start: Start, target: &Target) -> anyhow::Result<Options> {
-    let fetcher = Some(target.fetcher()?);
-    Ok(Options { fetcher, falls_back: true, ..Options::new(name, start) })
+fn options(name: StreamName, start: Start, fetcher: Fetcher) -> Options {
+    Options { fetcher: Some(fetcher), falls_back: true, ..Options::new(name, start) }
 }
 
 /// Prints what a read brings, at most `records_max` records.

@@ -142,7 +142,20 @@ async fn read(
             Err(_elapsed) => return refused(late()),
         };
         match item {
-            Some(Item::Chunk(location)) => heads.push(head(&location, info, cluster_id)?),
+            Some(Item::Chunk(location)) => {
+                let head = head(&location, info, cluster_id)?;
+                if !follows(heads.last(), from, &head) {
+                    let expected = heads.last().map_or(from, |last| last.next_offset.get());
+                    bail!(
+                        "the Writer tells of {} a chunk from {} to {} where {expected} comes next; \
+                         that is a fault of the Writer",
+                        info.name,
+                        head.base_offset.get(),
+                        head.next_offset.get()
+                    );
+                }
+                heads.push(head);
+            }
             Some(Item::Start(_)) => {}
             Some(Item::Refused(refusal)) => return refused(refusal),
             // What is not in a chunk is not in the object store.
@@ -150,6 +163,16 @@ async fn read(
                 return Ok(Ok(()));
             }
         }
+    }
+}
+
+/// Whether a chunk comes next. One that does not would be asked for without end.
+fn follows(last: Option<&Head>, from: u64, head: &Head) -> bool {
+    let (base, next) = (head.base_offset.get(), head.next_offset.get());
+    match last {
+        Some(last) => base == last.next_offset.get() && base < next,
+        // The stream was trimmed in the middle of it.
+        None => base <= from && from < next,
     }
 }
 
@@ -174,4 +197,36 @@ fn head(
         next_offset: Offset::new(location.next_offset),
         head_sha256,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(base: u64, next: u64) -> Head {
+        Head {
+            base_offset: Offset::new(base),
+            next_offset: Offset::new(next),
+            head_sha256: [0; 32],
+        }
+    }
+
+    #[test]
+    fn a_chunk_begins_where_the_last_one_ended_and_is_not_empty() {
+        let last = chunk(3, 7);
+        assert!(follows(Some(&last), 3, &chunk(7, 8)));
+        for (base, next) in [(7, 7), (7, 6), (6, 8), (8, 9), (3, 7)] {
+            assert!(!follows(Some(&last), 3, &chunk(base, next)), "{base} to {next}");
+        }
+    }
+
+    #[test]
+    fn the_first_chunk_holds_where_the_read_begins() {
+        for (base, next) in [(5, 6), (0, 6), (5, 9)] {
+            assert!(follows(None, 5, &chunk(base, next)), "{base} to {next}");
+        }
+        for (base, next) in [(0, 5), (5, 5), (6, 9), (6, 5)] {
+            assert!(!follows(None, 5, &chunk(base, next)), "{base} to {next}");
+        }
+    }
 }

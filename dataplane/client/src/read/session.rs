@@ -54,7 +54,7 @@ enum End {
     Finished,
     /// Ask again for what comes next: the offset is elsewhere now, or the place that was told is not
     /// good any more.
-    Moved(&'static str),
+    Moved(String),
     /// Ask again; the Writer reads chunks from now on.
     FellBack,
     /// Ask again, after a wait.
@@ -189,7 +189,7 @@ impl Session {
             }
             Some(PbItem::Moved(pb::Moved { offset })) => {
                 self.progress.expect(Offset::new(offset)).map_err(broken)?;
-                Err(End::Moved("the offset has moved twice"))
+                Err(End::Moved("the offset has moved twice".to_owned()))
             }
             Some(PbItem::Refused(refusal)) => Err(of_refusal(refusal)),
             // A read with limits ends so when they are used up.
@@ -332,10 +332,11 @@ fn of_chunk(error: &chunk::Error) -> End {
     let chunk::Error::Read(ReadError::Store(store)) = error else {
         return End::Lost(Refusal::unknown(Reason::Damaged, error.to_string()));
     };
-    if let object_store::Error::Expired { .. } = store {
-        return End::Moved(
-            "a location was refused as soon as it was told; are the clocks of Writer and object store right?",
-        );
+    if let object_store::Error::Expired { reason, .. } = store {
+        return End::Moved(format!(
+            "a location was refused as soon as it was told: {reason}; look at the Writer's right \
+             s3:GetObject, at keys that were replaced, and at the clocks of Writer and object store"
+        ));
     }
     let wait = store.wait().unwrap_or_default().as_millis();
     End::Lost(Refusal {

@@ -325,8 +325,9 @@ async fn a_location_that_is_refused_at_once_is_asked_for_slowly_and_the_read_goe
             Item::Started { .. } | Item::CaughtUp(_) => {}
         }
     }
-    let expected = "a location was refused as soon as it was told; are the clocks of Writer and \
-                    object store right?";
+    let expected = "a location was refused as soon as it was told: expired by a fault; look at the \
+                    Writer's right s3:GetObject, at keys that were replaced, and at the clocks of \
+                    Writer and object store";
     assert_eq!(told, [expected]);
 }
 

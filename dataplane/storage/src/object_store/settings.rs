@@ -8,6 +8,7 @@ mod probe;
 use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
 use http::Uri;
+use pyramid_protocol::net;
 
 pub use self::probe::{ProbeError, probe};
 use super::{DirectoryStore, Error, ObjectStore, S3Store};
@@ -19,6 +20,9 @@ const BUCKET_LEN_MAX: usize = 63;
 
 /// Longest name of a region. Unit: bytes.
 const REGION_LEN_MAX: usize = 64;
+
+/// Stands for a port where only the host matters.
+const PORT_OF_ANY: u16 = 0;
 
 /// The settings of S3 as they were given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,6 +64,8 @@ pub struct S3Settings {
 pub struct Endpoint {
     url: String,
     is_https: bool,
+    /// Whether it is surely on this machine.
+    is_loopback: bool,
 }
 
 /// A setting of the object store that must be changed.
@@ -156,6 +162,19 @@ impl StoreSettings {
             Some(bucket) => S3Settings::new(bucket, options).map(Self::S3),
             None => Err(SettingsError::Url { given: without_secrets(url) }),
         }
+    }
+
+    /// What to tell whoever starts a program on a store that is reached in clear through a network.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let Self::S3(S3Settings { endpoint: Some(endpoint), .. }) = self else { return None };
+        let is_clear = !endpoint.is_https && !endpoint.is_loopback;
+        is_clear.then(|| {
+            format!(
+                "--s3-endpoint {endpoint} has no TLS: the URLs of chunks, which open them, and the \
+                 signatures of credentials go through the network in clear; use https://"
+            )
+        })
     }
 
     /// Opens the store. A bucket is not asked yet: [`probe()`] does that.
@@ -260,7 +279,8 @@ impl Endpoint {
             return Err(bad());
         }
         let scheme = if is_https { "https" } else { "http" };
-        Ok(Self { url: format!("{scheme}://{authority}"), is_https })
+        let is_loopback = net::is_loopback(&format!("{}:{PORT_OF_ANY}", authority.host()));
+        Ok(Self { url: format!("{scheme}://{authority}"), is_https, is_loopback })
     }
 
     /// Scheme, host and port.

@@ -79,16 +79,9 @@ pub(super) async fn open(settings: &S3Settings) -> Result<Opened, OpenError> {
         .max_attempts(1)
         .build();
 
-    let region = match (settings.region(), settings.endpoint()) {
-        (Some(region), _) => Region::new(region.to_owned()),
-        (None, Some(_)) => Region::from_static(REGION_OF_OTHERS),
-        (None, None) => RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
-            .or_else(ProfileFileRegionProvider::new())
-            .or_else(ImdsRegionProvider::builder().imds_client(imds.clone()).build())
-            .region()
-            .await
-            .ok_or_else(|| OpenError::NoRegion { bucket: settings.bucket().to_owned() })?,
-    };
+    let ambient_region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+        .or_else(ProfileFileRegionProvider::new());
+    let region = region(settings, ambient_region, &imds).await?;
     let place = match settings.endpoint() {
         Some(endpoint) => endpoint.to_string(),
         None => format!("AWS in {region}"),
@@ -114,6 +107,25 @@ pub(super) async fn open(settings: &S3Settings) -> Result<Opened, OpenError> {
         }
     };
     Ok(Opened { client: Client::from_conf(config.build()), place, credentials })
+}
+
+/// What was given, else what the environment says. Where a machine is at AWS says nothing about
+/// another server.
+async fn region(
+    settings: &S3Settings,
+    ambient: RegionProviderChain,
+    imds: &imds::Client,
+) -> Result<Region, OpenError> {
+    if let Some(region) = settings.region() {
+        return Ok(Region::new(region.to_owned()));
+    }
+    let chain = if settings.endpoint().is_some() {
+        ambient.or_else(Region::from_static(REGION_OF_OTHERS))
+    } else {
+        ambient.or_else(ImdsRegionProvider::builder().imds_client(imds.clone()).build())
+    };
+    let found = chain.region().await;
+    found.ok_or_else(|| OpenError::NoRegion { bucket: settings.bucket().to_owned() })
 }
 
 /// All that does not depend on credentials.
@@ -156,4 +168,41 @@ fn http_client(trusted: TrustStore) -> SharedHttpClient {
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .tls_context(context)
         .build_https()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object_store::S3Options;
+
+    #[tokio::test]
+    async fn a_region_is_given_or_ambient_or_that_of_other_servers() {
+        let endpoint = || Some("http://127.0.0.1:9000".to_owned());
+        let given = || Some("eu-west-1".to_owned());
+        // Where no machine's own metadata service is.
+        let imds = imds::Client::builder()
+            .endpoint("http://127.0.0.1:1")
+            .expect("an address")
+            .connect_timeout(METADATA_TIMEOUT)
+            .max_attempts(1)
+            .build();
+        for (region_given, ambient, at, expected) in [
+            (given(), Some("eu-north-1"), endpoint(), Some("eu-west-1")),
+            (given(), Some("eu-north-1"), None, Some("eu-west-1")),
+            (given(), None, None, Some("eu-west-1")),
+            (None, Some("eu-north-1"), endpoint(), Some("eu-north-1")),
+            (None, Some("eu-north-1"), None, Some("eu-north-1")),
+            (None, None, endpoint(), Some("us-east-1")),
+            (None, None, None, None),
+        ] {
+            let options = S3Options { endpoint: at, region: region_given, ..S3Options::default() };
+            let settings = S3Settings::new("chunks", options).unwrap();
+            let ambient = RegionProviderChain::first_try(ambient.map(Region::from_static));
+            let found = region(&settings, ambient, &imds).await;
+            let expected = expected
+                .map(Region::from_static)
+                .ok_or(OpenError::NoRegion { bucket: "chunks".to_owned() });
+            assert_eq!(found, expected, "{settings:?}");
+        }
+    }
 }

@@ -32,6 +32,29 @@ fn a_directory_or_a_bucket_is_given() {
 }
 
 #[test]
+fn a_store_in_clear_beyond_this_machine_is_warned_of() {
+    let warning =
+        |endpoint: &str| StoreSettings::parse("s3://chunks", at(endpoint)).unwrap().warning();
+    for endpoint in ["http://s3.example", "http://10.0.0.1:9000", "http://localhost.example:1"] {
+        let warning = warning(endpoint).unwrap();
+        assert!(warning.starts_with(&format!("--s3-endpoint {endpoint} has no TLS")), "{warning}");
+    }
+    for endpoint in [
+        "https://s3.example",
+        "https://10.0.0.1:9000",
+        "http://127.0.0.1:9000",
+        "http://[::1]:9000",
+        "http://[::1]",
+        "http://localhost",
+    ] {
+        assert_eq!(warning(endpoint), None, "{endpoint}");
+    }
+    for url in ["s3://chunks", "file:/chunks"] {
+        assert_eq!(StoreSettings::parse(url, options()).unwrap().warning(), None, "{url}");
+    }
+}
+
+#[test]
 fn a_bucket_has_a_name_that_s3_takes() {
     let longest = "a".repeat(BUCKET_LEN_MAX);
     for bucket in ["abc", "a-b.c", "0a1", "chunks-2026", &longest] {
