@@ -27,6 +27,9 @@ pub const NAME_BYTES_MAX: usize = 256;
 /// Most streams that one subscription names.
 pub const SUBSCRIPTION_STREAMS_MAX: usize = 1024;
 
+/// Most streams that one `Watch` names, repeated ones counted: several times those of a subscription.
+pub const WATCH_STREAMS_MAX: usize = 10_000;
+
 /// Most identities in one list of rights.
 pub const IDENTITIES_MAX: usize = 1024;
 

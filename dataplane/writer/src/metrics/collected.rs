@@ -1,5 +1,6 @@
 //! What is looked at when somebody asks for metrics.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::member::{Member, Phase};
 use crate::raft::Consensus;
 use crate::state::State;
 
-/// Above this many series of one kind there are only totals.
+/// Most series of one kind. Of more streams there are only totals; of more lags, the largest.
 const SERIES_MAX: usize = 1_000;
 
 /// Looks at a replica.
@@ -37,9 +38,19 @@ struct Contents {
     oldest_sealed_ms: Option<u64>,
     /// Empty if there are more than [`SERIES_MAX`].
     next_offsets: Vec<(StreamName, Offset)>,
-    lags: Vec<Lag>,
+    lags: Lags,
 }
 
+/// How far applications are behind: all of it in numbers, and where most is missing.
+#[derive(Debug, Default, PartialEq)]
+struct Lags {
+    /// At most [`SERIES_MAX`], the largest first.
+    largest: Vec<Lag>,
+    records: u64,
+    max_records: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
 struct Lag {
     subscription: String,
     stream: String,
@@ -202,12 +213,11 @@ impl Contents {
 
     fn write_lags(&self, scrape: &mut Scrape<'_>, attached: u64) -> fmt::Result {
         scrape.gauge("pushers", None, "Pushers attached, one for each subscription", attached)?;
-        let of_each = if self.lags.len() > SERIES_MAX { &[][..] } else { &self.lags };
         scrape.gauges(
             "pusher_lag_records",
             None,
-            "Records that an application has not accepted, of each attached pusher and stream; up to 1000",
-            of_each.iter().map(|lag| {
+            "Records that an application has not accepted, of each attached pusher and stream; the largest 1000",
+            self.lags.largest.iter().map(|lag| {
                 let labels = [
                     ("subscription", lag.subscription.as_str()),
                     ("stream", lag.stream.as_str()),
@@ -220,20 +230,20 @@ impl Contents {
             "lag_records",
             None,
             "Records that applications have not accepted, of all attached pushers together",
-            self.lags.iter().fold(0_u64, |sum, lag| sum.saturating_add(lag.records)),
+            self.lags.records,
         )?;
         scrape.gauge(
             "lag_max_records",
             None,
             "The largest lag of one stream of one attached pusher",
-            self.lags.iter().map(|lag| lag.records).max().unwrap_or(0),
+            self.lags.max_records,
         )
     }
 }
 
 /// One for each subscription, stream and pod: a pusher that attaches again is there twice for a
 /// moment, and a series may be named once only. The last one counts.
-fn lags(state: &State, pushers: &[Pusher]) -> Vec<Lag> {
+fn lags(state: &State, pushers: &[Pusher]) -> Lags {
     let mut lags: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
     for Pusher { hello, reports } in pushers {
         for report in reports.values() {
@@ -242,14 +252,26 @@ fn lags(state: &State, pushers: &[Pusher]) -> Vec<Lag> {
             }
         }
     }
-    lags.into_iter()
-        .map(|((subscription, stream, pod), records)| Lag {
-            subscription: subscription.to_owned(),
-            stream: stream.to_owned(),
-            pod: pod.to_owned(),
-            records,
-        })
-        .collect()
+    Lags::of(lags.into_iter().collect())
+}
+
+/// Subscription, stream and pod, and how many records are missing there.
+type Missing<'a> = ((&'a str, &'a str, &'a str), u64);
+
+impl Lags {
+    /// However many pushers one subscription has: the others are still seen where it matters.
+    fn of(mut all: Vec<Missing<'_>>) -> Self {
+        let records = all.iter().fold(0_u64, |sum, (_, records)| sum.saturating_add(*records));
+        // By name where two are as large, so that the same series are shown each time.
+        all.sort_unstable_by_key(|(names, records)| (Reverse(*records), *names));
+        let max_records = all.first().map_or(0, |(_, records)| *records);
+        let largest =
+            all.into_iter().take(SERIES_MAX).map(|((subscription, stream, pod), records)| {
+                let [subscription, stream, pod] = [subscription, stream, pod].map(str::to_owned);
+                Lag { subscription, stream, pod, records }
+            });
+        Self { largest: largest.collect(), records, max_records }
+    }
 }
 
 /// Nothing is known of an application that has not answered yet, or of a stream that is gone.
@@ -266,4 +288,43 @@ fn count(count: usize) -> u64 {
 
 fn seconds(ms: u64) -> f64 {
     std::time::Duration::from_millis(ms).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lags of 1 record each, of so many pods.
+    fn crowd(pods: &[String]) -> Vec<Missing<'_>> {
+        pods.iter().map(|pod| (("crowd", "s", pod.as_str()), 1)).collect()
+    }
+
+    #[test]
+    fn one_subscription_of_very_many_pods_hides_no_larger_lag_of_another() {
+        let pods: Vec<String> = (0..SERIES_MAX).map(|number| format!("{number:04}")).collect();
+        let series = |(subscription, pod, records): (&str, &str, u64)| Lag {
+            subscription: subscription.into(),
+            stream: "s".into(),
+            pod: pod.into(),
+            records,
+        };
+        let of_crowd = |count| pods.iter().take(count).map(|pod| series(("crowd", pod, 1)));
+        let full = u64::try_from(SERIES_MAX).unwrap();
+
+        let lags = Lags::of(crowd(&pods));
+        let expected =
+            Lags { largest: of_crowd(SERIES_MAX).collect(), records: full, max_records: 1 };
+        assert_eq!(lags, expected, "as many as there is room for");
+
+        let mut all = crowd(&pods);
+        all.extend([(("late", "s", "p"), 7), (("prompt", "s", "p"), 0)]);
+        let mut largest = vec![series(("late", "p", 7))];
+        largest.extend(of_crowd(SERIES_MAX - 1));
+        assert_eq!(Lags::of(all), Lags { largest, records: full + 7, max_records: 7 });
+    }
+
+    #[test]
+    fn without_pushers_nothing_is_behind() {
+        assert_eq!(Lags::of(Vec::new()), Lags::default());
+    }
 }

@@ -5,6 +5,7 @@ use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal, append_response};
 
 use crate::admission::{self, Exhausted};
 use crate::appender::{Failure, QueueFull};
+use crate::attachments::Full;
 use crate::state::{Appended, ControlRefused, Outcome, Refused};
 use crate::wal::Usage;
 
@@ -106,6 +107,14 @@ pub(super) fn exhausted(exhausted: Exhausted) -> Refusal {
 pub(super) fn queue_full(full: QueueFull) -> Refusal {
     Refusal::new(Reason::ResourceExhausted, full.to_string())
         .with_retry_after_ms(admission::RETRY_AFTER_MS)
+}
+
+/// How long a pusher waits before it asks again whether another one has gone. Unit: milliseconds.
+const ATTACH_RETRY_AFTER_MS: u32 = 5_000;
+
+pub(super) fn attachments_full(full: Full) -> Refusal {
+    Refusal::new(Reason::ResourceExhausted, full.to_string())
+        .with_retry_after_ms(ATTACH_RETRY_AFTER_MS)
 }
 
 /// How long a producer waits before it asks again whether there is room. Unit: milliseconds.

@@ -106,12 +106,19 @@ impl Attachment {
                         "a subscription's name has 1 to {NAME_BYTES_MAX} bytes"
                     )));
                 }
+                if !is_sha256(&hello.trust_bundle_sha256) {
+                    return Err(answer::invalid(
+                        "trust_bundle_sha256 has 64 hexadecimal digits, or none without TLS",
+                    ));
+                }
                 // Who may not attach is not shown to the operator as attached, not even for a moment.
                 self.member
                     .view
                     .read(|state, _| self.find(state, &hello.subscription).map(drop))?;
                 let name = hello.subscription.clone();
-                self.attached = Some((name, self.member.attachments.attach(hello)));
+                let attached =
+                    self.member.attachments.attach(hello).map_err(answer::attachments_full)?;
+                self.attached = Some((name, attached));
                 Ok(())
             }
             (Some(attach_request::Message::Report(mut report)), Some((_, attached))) => {
@@ -167,6 +174,11 @@ impl Attachment {
             })
         })
     }
+}
+
+/// Whether a text is a SHA-256 in hexadecimal digits, or empty: none is known.
+fn is_sha256(text: &str) -> bool {
+    text.is_empty() || (text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn start_from(stored: StoredStartFrom) -> pb::StartFrom {

@@ -247,32 +247,35 @@ async fn random_bytes_do_no_harm() {
     program.check(GROWN_KIB_MAX);
 }
 
-const WRITER_METHODS: [&str; 9] = [
-    "Append",
-    "Read",
-    "Watch",
-    "Attach",
-    "GetStream",
-    "ListStreams",
-    "InitProducer",
-    "Trim",
-    "Seal",
-];
-const ADMIN_METHODS: [&str; 13] = [
-    "GetInfo",
-    "Bootstrap",
-    "PutStreams",
-    "DeleteStream",
-    "SetClosed",
-    "PutSubscriptions",
-    "DeleteSubscription",
-    "ListConfig",
-    "WatchStats",
-    "Adopt",
-    "AddLearner",
-    "ChangeMembership",
-    "TransferLeadership",
-];
+/// The files that declare the services, one service each.
+const WRITER_PROTO: &str = include_str!("../../../protocol/proto/pyramid/v1/writer.proto");
+const ADMIN_PROTO: &str = include_str!("../../../protocol/proto/pyramid/v1/admin.proto");
+
+/// The paths of all methods that a file declares, so that none is forgotten here.
+fn methods(proto: &str) -> Vec<String> {
+    let named = |keyword| {
+        proto.lines().filter_map(move |line| {
+            let (name, _) = line.trim_start().strip_prefix(keyword)?.split_once([' ', '('])?;
+            Some(name.to_owned())
+        })
+    };
+    let services: Vec<String> = named("service ").collect();
+    let [service] = &services[..] else { panic!("one service: {services:?}") };
+    named("rpc ").map(|method| format!("/pyramid.v1.{service}/{method}")).collect()
+}
+
+#[test]
+fn the_methods_under_attack_are_those_that_are_declared() {
+    let (writer, admin) = (methods(WRITER_PROTO), methods(ADMIN_PROTO));
+    for (all, known) in [
+        (&writer, [APPEND, READ, GET_STREAM]),
+        (&admin, [GET_INFO, "/pyramid.v1.Admin/GetStreamConfig", "/pyramid.v1.Admin/Adopt"]),
+    ] {
+        assert!(known.iter().all(|path| all.iter().any(|one| one == path)), "{all:?}");
+    }
+    assert_eq!(writer.len(), WRITER_PROTO.matches(" returns (").count());
+    assert_eq!(admin.len(), ADMIN_PROTO.matches(" returns (").count());
+}
 
 /// A well-formed protobuf message with fields of random numbers and types, and values at the edges.
 fn random_message(random: &mut StdRng, depth: u32) -> Vec<u8> {
@@ -325,10 +328,9 @@ async fn random_messages_on_every_method_do_no_harm() {
     let seed = 12;
     crate::tell(&format!("seed {seed}"));
     let mut random = StdRng::seed_from_u64(seed);
-    let methods =
-        WRITER_METHODS.map(|method| (&program.writer, format!("/pyramid.v1.Writer/{method}")));
-    let admin = ADMIN_METHODS.map(|method| (&program.admin, format!("/pyramid.v1.Admin/{method}")));
-    for (address, path) in methods.into_iter().chain(admin) {
+    let writer = methods(WRITER_PROTO).into_iter().map(|path| (&program.writer, path));
+    let admin = methods(ADMIN_PROTO).into_iter().map(|path| (&program.admin, path));
+    for (address, path) in writer.chain(admin) {
         let attack = async {
             let mut raw = Raw::open(address, &[]).await;
             for number in 0..MESSAGES {

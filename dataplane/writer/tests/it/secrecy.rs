@@ -53,6 +53,7 @@ async fn start(folder: &Folder, format: &str) -> (Program, Writer) {
     };
     let connect = |name: &str| channel(Arc::new(TcpConnect), &address(name)).unwrap();
     let writer = Writer {
+        address: address("writer=").parse().unwrap(),
         calls: WriterClient::new(connect("writer=")),
         admin: AdminClient::new(connect("admin=")),
         ops: address("ops=").parse().unwrap(),

@@ -1,7 +1,12 @@
 //! Watch and Attach: what a pusher hears of its streams.
 
+use std::sync::Arc;
+
+use pyramid_protocol::limits::WATCH_STREAMS_MAX;
+use pyramid_protocol::net::{TcpConnect, channel};
 use pyramid_protocol::pb::v1::attach_request::Message as ToWriter;
 use pyramid_protocol::pb::v1::attach_response::Message as FromWriter;
+use pyramid_protocol::pb::v1::writer_client::WriterClient;
 use pyramid_protocol::pb::v1::{self as pb, Effect, Reason};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -59,6 +64,22 @@ async fn a_watch_of_very_many_streams_comes_in_several_answers() {
         told.extend(heard(&mut watch).await);
     }
     assert_eq!(told, half.into_iter().map(|name| (name, None)).collect::<Vec<_>>());
+    writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_names_at_most_so_many_streams() {
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    let a = writer.put_stream("a").await.stream_id;
+    let mut streams = vec!["a".to_owned(); WATCH_STREAMS_MAX];
+    let request = pb::WatchRequest { streams: streams.clone() };
+    let mut watch = writer.calls.watch(request).await.unwrap().into_inner();
+    assert_eq!(heard(&mut watch).await, [("a".into(), Some((a, 0)))], "each is told once");
+    streams.push("a".into());
+    let refused = writer.calls.watch(pb::WatchRequest { streams }).await.unwrap_err();
+    let refusal = pb::Refusal::from_status(&refused);
+    assert_eq!((refusal.reason(), refusal.retry), (Reason::Invalid, false));
     writer.stop().await;
 }
 
@@ -176,6 +197,75 @@ async fn a_pusher_says_hello_once_and_first() {
     assert!(matches!(pusher.hears().await, Some(FromWriter::Assignment(_))));
     pusher.say(hello()).await;
     assert_eq!(pusher.refused().await, (Reason::Invalid, Effect::NoEffect, false));
+    writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pusher_names_its_trust_bundle_by_a_hash_or_not_at_all() {
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    writer.put_subscription(subscription("s", 1, &["a"])).await.unwrap();
+    for (hash, is_good) in [
+        (String::new(), true),
+        ("0".repeat(63), false),
+        ("09afAF00".repeat(8), true),
+        ("0".repeat(65), false),
+        (format!("{}g", "0".repeat(63)), false),
+        ("ä".repeat(32), false),
+    ] {
+        let ToWriter::Hello(hello) = hello() else { panic!("a hello") };
+        let mut pusher = Pusher::new(&mut writer).await;
+        let hello = pb::AttachHello { trust_bundle_sha256: hash.clone(), ..hello };
+        pusher.say(ToWriter::Hello(hello)).await;
+        if is_good {
+            assert!(matches!(pusher.hears().await, Some(FromWriter::Assignment(_))), "{hash}");
+        } else {
+            let refused = pusher.refused().await;
+            assert_eq!(refused, (Reason::Invalid, Effect::NoEffect, false), "{hash}");
+        }
+    }
+    writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_is_full_of_pushers_takes_one_when_another_goes() {
+    const PUSHERS_MAX: usize = 1_024;
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    for name in ["s", "another"] {
+        writer.put_subscription(subscription(name, 1, &["a"])).await.unwrap();
+    }
+    // A connection has at most as many calls at once.
+    let one = writer.calls.clone();
+    let mut pushers = Vec::new();
+    for number in 0..PUSHERS_MAX {
+        if number == PUSHERS_MAX / 2 {
+            let channel = channel(Arc::new(TcpConnect), &writer.address.to_string()).unwrap();
+            writer.calls = WriterClient::new(channel);
+        }
+        let mut pusher = Pusher::hello(&mut writer).await;
+        assert!(matches!(pusher.hears().await, Some(FromWriter::Assignment(_))), "{number}");
+        pushers.push(pusher);
+    }
+    let mut late = Pusher::hello(&mut writer).await;
+    let Some(FromWriter::Refused(refusal)) = late.hears().await else { panic!("not refused") };
+    assert_eq!((refusal.reason(), refusal.retry), (Reason::ResourceExhausted, true));
+    assert!(refusal.retry_after_ms > 0, "{refusal:?}");
+    let mut other = Pusher::new(&mut writer).await;
+    let hello = pb::AttachHello { subscription: "another".into(), ..Default::default() };
+    other.say(ToWriter::Hello(hello)).await;
+    assert!(matches!(other.hears().await, Some(FromWriter::Assignment(_))));
+    pushers.pop();
+    let again = timeout(DEADLINE, async {
+        loop {
+            let mut pusher = Pusher::hello(&mut writer).await;
+            if let Some(FromWriter::Assignment(_)) = pusher.hears().await {
+                return pusher;
+            }
+        }
+    });
+    pushers.push(again.await.expect("there is room again"));
+    drop((pushers, one));
     writer.stop().await;
 }
 

@@ -37,6 +37,7 @@ pub(crate) const CLUSTER: [u8; 16] = [7; 16];
 
 /// A running replica. Its directory outlives it.
 pub(crate) struct Writer {
+    pub(crate) address: SocketAddr,
     pub(crate) calls: WriterClient<Channel>,
     pub(crate) admin: AdminClient<Channel>,
     /// Where health and metrics are.
@@ -142,6 +143,7 @@ impl Folder {
         let connect =
             |address: SocketAddr| channel(Arc::new(TcpConnect), &address.to_string()).unwrap();
         let writer = Writer {
+            address: addresses.writer,
             calls: WriterClient::new(connect(addresses.writer)),
             admin: AdminClient::new(connect(addresses.admin)),
             ops: addresses.ops.unwrap(),
