@@ -1,5 +1,6 @@
 //! [`TlsAccept`]: the server's side.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use pyramid_protocol::SpiffeId;
 use pyramid_protocol::net::{Accept, Accepted, Peer};
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -18,7 +19,7 @@ use crate::leaf;
 use crate::refusals::Reason;
 use crate::tls::{self, Tls};
 
-/// Handshakes under way at once; more connections wait in the listener's queue.
+/// Handshakes under way at once; one more ends the oldest.
 pub const HANDSHAKES_MAX: usize = 256;
 /// A client that does not finish its handshake in this time is dropped.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,8 +27,9 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Takes connections that another [`Accept`] takes, after a handshake that proves who the client
 /// is: its [`Peer::identity`] is set, always.
 ///
-/// Handshakes run side by side, so a silent client holds up nobody. A handshake that fails is no
-/// error of [`Accept::accept`]: it is counted and the next connection is taken.
+/// Handshakes run side by side, so a silent client holds up nobody, and neither does a crowd of them:
+/// one handshake more than [`HANDSHAKES_MAX`] takes the place of the oldest. A handshake that fails
+/// is no error of [`Accept::accept`]: it is counted and the next connection is taken.
 pub struct TlsAccept<A> {
     tls: Tls,
     inner: Arc<A>,
@@ -36,6 +38,7 @@ pub struct TlsAccept<A> {
 
 struct State {
     handshakes: JoinSet<Option<Accepted>>,
+    open: Open,
     /// Waits for the next connection. Kept between calls, so that none is lost when a call of
     /// `accept` is given up.
     next: Option<Next>,
@@ -51,7 +54,7 @@ impl<A: fmt::Debug> fmt::Debug for TlsAccept<A> {
 
 impl<A> TlsAccept<A> {
     pub(crate) fn new(tls: Tls, inner: A) -> Self {
-        let state = State { handshakes: JoinSet::new(), next: None };
+        let state = State { handshakes: JoinSet::new(), open: Open::default(), next: None };
         Self { tls, inner: Arc::new(inner), state: Mutex::new(state) }
     }
 
@@ -68,9 +71,10 @@ impl<A: Accept> Accept for TlsAccept<A> {
     /// Safe: handshakes and the wait for the next connection outlive the call.
     async fn accept(&self) -> io::Result<Accepted> {
         let mut state = self.state.lock().await;
-        let State { handshakes, next } = &mut *state;
+        let State { handshakes, open, next } = &mut *state;
         loop {
-            let has_room = handshakes.len() < HANDSHAKES_MAX;
+            // One that was told to end needs a moment for it; there is never more than one.
+            let has_room = handshakes.len() <= HANDSHAKES_MAX;
             let waiting = next.get_or_insert_with(|| {
                 let inner = Arc::clone(&self.inner);
                 Box::pin(async move { inner.accept().await })
@@ -80,14 +84,35 @@ impl<A: Accept> Accept for TlsAccept<A> {
                 Some(done) = handshakes.join_next() => match done {
                     Ok(Some(accepted)) => return Ok(accepted),
                     Ok(None) => {}
-                    Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+                    Err(stopped) => match stopped.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(_ended_by_us) => self.tls.count_refusal(Reason::Crowded),
+                    },
                 },
                 accepted = waiting, if has_room => {
                     *next = None;
-                    handshakes.spawn(handshake(self.tls.clone(), accepted?));
+                    open.add(handshakes.spawn(handshake(self.tls.clone(), accepted?)));
                 }
             }
         }
+    }
+}
+
+/// Handshakes, oldest first.
+#[derive(Default)]
+struct Open(VecDeque<AbortHandle>);
+
+impl Open {
+    fn add(&mut self, handshake: AbortHandle) {
+        if self.0.len() >= HANDSHAKES_MAX {
+            self.0.retain(|handshake| !handshake.is_finished());
+        }
+        if self.0.len() >= HANDSHAKES_MAX
+            && let Some(oldest) = self.0.pop_front()
+        {
+            oldest.abort();
+        }
+        self.0.push_back(handshake);
     }
 }
 

@@ -34,11 +34,13 @@ pub enum Reason {
     ByPeer,
     /// The client took too long.
     Timeout,
+    /// It was the oldest unfinished one when there were too many.
+    Crowded,
 }
 
 impl Reason {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NotTls,
         Self::Incompatible,
         Self::Protocol,
@@ -51,6 +53,7 @@ impl Reason {
         Self::TrustDomain,
         Self::ByPeer,
         Self::Timeout,
+        Self::Crowded,
     ];
 
     /// As a metric's label.
@@ -69,6 +72,7 @@ impl Reason {
             Self::TrustDomain => "trust_domain",
             Self::ByPeer => "by_peer",
             Self::Timeout => "timeout",
+            Self::Crowded => "crowded",
         }
     }
 

@@ -72,8 +72,8 @@ async fn silent_clients_hold_up_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_more_silent_client_than_there_are_handshakes_makes_others_wait() {
-    for (silent, waits) in [(HANDSHAKES_MAX - 1, false), (HANDSHAKES_MAX, true)] {
+async fn one_more_client_than_there_are_handshakes_ends_the_oldest_and_waits_for_nobody() {
+    for (silent, is_crowd) in [(HANDSHAKES_MAX - 1, false), (HANDSHAKES_MAX, true)] {
         let world = World::new();
         let writer = world.writer();
         let (pipes, accept) = pipes();
@@ -84,18 +84,36 @@ async fn one_more_silent_client_than_there_are_handshakes_makes_others_wait() {
             kept.push(pipes.silent().await);
         }
         let start = Instant::now();
-        let client = world.user();
-        let result = timeout(Duration::from_secs(60), async {
-            // A client gives up when the handshake takes as long; it comes again.
-            loop {
-                if let Ok(io) = connect(&client, &pipes).await {
-                    return greeting(io).await.unwrap();
-                }
-            }
-        });
-        assert_eq!(result.await.unwrap(), user_id().as_str(), "{silent}");
-        assert_eq!(start.elapsed() >= CONNECT_TIMEOUT, waits, "{silent}: {:?}", start.elapsed());
+        let io = connect(&world.user(), &pipes).await.unwrap();
+        assert_eq!(greeting(io).await.unwrap(), user_id().as_str(), "{silent}");
+        assert_eq!(start.elapsed(), Duration::ZERO, "{silent}");
+        let crowded: &[_] = if is_crowd { &[(Reason::Crowded, 1)] } else { &[] };
+        assert_eq!(refused(&writer), crowded, "{silent}");
+
+        let mut ends = Vec::new();
+        for pipe in &mut kept[..2] {
+            let _is_cut = pipe.read_to_end(&mut Vec::new()).await;
+            ends.push(start.elapsed());
+        }
+        let first = if is_crowd { Duration::ZERO } else { HANDSHAKE_TIMEOUT };
+        assert_eq!(ends, [first, HANDSHAKE_TIMEOUT], "{silent}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn handshakes_that_are_over_take_no_place() {
+    let world = World::new();
+    let writer = world.writer();
+    let (pipes, accept) = pipes();
+    let mut serving = JoinSet::new();
+    serving.spawn(greet(writer.accept(accept)));
+    let _silent = pipes.silent().await;
+    let client = world.user();
+    for _ in 0..HANDSHAKES_MAX + 1 {
+        let io = connect(&client, &pipes).await.unwrap();
+        assert_eq!(greeting(io).await.unwrap(), user_id().as_str());
+    }
+    assert_eq!(refused(&writer), []);
 }
 
 #[tokio::test(start_paused = true)]
