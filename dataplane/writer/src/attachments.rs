@@ -19,7 +19,7 @@ const MESSAGE_BYTES_MAX: usize = 1_000;
 const PUSHERS_PER_SUBSCRIPTION_MAX: usize = 1_024;
 
 /// The subscription has as many pushers as it may. The pusher attaches again later.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{PUSHERS_PER_SUBSCRIPTION_MAX} pushers are attached to this subscription, which is the most; attach again when one has gone"
 )]
