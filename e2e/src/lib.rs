@@ -5,12 +5,13 @@
 //! it needs no model of the Writer, because a complete read at the end fixes the order of all
 //! appends, and each promise is then a comparison with that order.
 //!
-//! Object storage is a real S3 server ([`seaweed`]), behind a proxy that fails on purpose
+//! The programs and the suite are [`identities`] with certificates. Object storage is a real S3 server ([`seaweed`]), behind a proxy that fails on purpose
 //! ([`fault_proxy`]). How much goes over a connection counts a [`counting_proxy`].
 
 pub mod check;
 pub mod counting_proxy;
 pub mod fault_proxy;
 pub mod history;
+pub mod identities;
 pub mod process;
 pub mod seaweed;

@@ -267,8 +267,14 @@ impl Seaweed {
 
     /// Where it speaks HTTPS, with a certificate of [`Self::ca`].
     #[must_use]
+    pub fn https_address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.ports.https).into()
+    }
+
+    /// Where it speaks HTTPS, as a URL.
+    #[must_use]
     pub fn https(&self) -> String {
-        format!("https://127.0.0.1:{}", self.ports.https)
+        format!("https://{}", self.https_address())
     }
 
     /// The authority of its certificate, as PEM.
@@ -293,7 +299,11 @@ impl Seaweed {
         Ok(bucket)
     }
 
-    async fn create_bucket(&self, name: &str) -> anyhow::Result<()> {
+    /// Creates this bucket, if it is not there.
+    ///
+    /// # Errors
+    /// The server's answer.
+    pub async fn create_bucket(&self, name: &str) -> anyhow::Result<()> {
         let request = Request::new(Method::PUT, format!("/{name}"));
         let (status, body) = self.send(request).await?;
         // A server that was started again has it already.

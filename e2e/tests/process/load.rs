@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use pyramid_e2e::history::{Call, Outcome, Producer, Recorder, record_body};
+use pyramid_e2e::identities::Identities;
 use pyramid_protocol::Records;
 use pyramid_protocol::net::{TcpConnect, channel};
 use pyramid_protocol::pb::v1::append_response::Answer;
@@ -26,8 +27,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tonic::transport::Channel;
-
-use crate::identities::Identities;
 
 /// An answer takes at most so long; then the connection is given up.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);

@@ -11,7 +11,6 @@
 
 mod audit;
 mod demo;
-mod identities;
 mod kill;
 mod load;
 mod readers;

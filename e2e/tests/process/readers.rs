@@ -8,6 +8,7 @@ use futures::StreamExt;
 use pyramid_client::read::{Item, Options, Start};
 use pyramid_client::{Client, Reader, connection};
 use pyramid_e2e::history::{Call, Outcome, Piece, ReadPath, Recorder, record_number};
+use pyramid_e2e::identities::Identities;
 use pyramid_protocol::net::{TcpConnect, channel};
 use pyramid_protocol::pb::v1::local_client::LocalClient;
 use pyramid_protocol::pb::v1::read_request;
@@ -21,7 +22,6 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::{sleep, timeout};
 use tonic::{Response, Status, Streaming};
 
-use crate::identities::Identities;
 use crate::world::World;
 
 /// Between two attempts to begin a read, and between two reads.

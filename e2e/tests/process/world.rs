@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use pyramid_e2e::identities::Identities;
 use pyramid_e2e::process::{Folder, Process, Recipe, free_port, program, tell, wait_until};
 use pyramid_protocol::net::{Connect, channel};
 use pyramid_protocol::pb::v1::admin_client::AdminClient;
@@ -17,8 +18,6 @@ use pyramid_protocol::pb::v1::{
 use pyramid_protocol::{Entropy, SystemEntropy};
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use tonic::transport::Channel;
-
-use crate::identities::Identities;
 
 /// Small enough that a short run seals many chunks. Unit: bytes of records.
 const CHUNK_BYTES: u32 = 256 << 10;

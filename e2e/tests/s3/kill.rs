@@ -2,16 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use pyramid_e2e::fault_proxy::Side;
 use pyramid_e2e::process::tell;
 use pyramid_protocol::pb::v1 as pb;
-use pyramid_protocol::pb::v1::append_response::Answer;
 use pyramid_storage::{ClusterId, ObjectNames};
 use tokio::time::timeout;
 
 use crate::bucket::Bucket;
-use crate::world::{CLUSTER, DEADLINE, World, append};
+use crate::world::{CLUSTER, DEADLINE, World};
 
 /// Calls of an upload: the stream's key and the chunk are put, the chunk's head is read back. The
 /// first call of a process is about `cluster.json`: it is put or, if something was shipped before,
@@ -20,14 +19,6 @@ const CALLS: u64 = 3;
 
 fn values(round: u64) -> Vec<Vec<u8>> {
     (0..20).map(|number| format!("record {number} of round {round}").into_bytes()).collect()
-}
-
-async fn append_all(world: &World, stream: &str, values: &[Vec<u8>]) -> anyhow::Result<()> {
-    let request = tokio_stream::iter([append(stream, values)]);
-    let mut answers = world.calls()?.append(request).await?.into_inner();
-    let answer = answers.message().await?.context("an answer")?.answer;
-    ensure!(matches!(answer, Some(Answer::Appended(_))), "{answer:?}");
-    Ok(())
 }
 
 /// Keys that the Writer names when it is asked where a stream's chunks are.
@@ -57,7 +48,7 @@ async fn killed_at_every_call(side: Side) {
     for (round, number) in (0..).zip(std::iter::once(1).chain(1..=CALLS)) {
         let stream = format!("stream-{round}");
         world.put_stream(&stream, 1 << 20).await.unwrap();
-        append_all(&world, &stream, &values(round)).await.unwrap();
+        world.append(&stream, &values(round)).await.unwrap();
         world.proxy.hold_at(number, side);
         world.seal(&stream).await.unwrap();
         timeout(DEADLINE, world.proxy.held()).await.expect("an upload comes to this call");

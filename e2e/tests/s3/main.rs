@@ -12,9 +12,11 @@
 
 mod bucket;
 mod contract;
+mod dev;
 mod faults;
 mod fetch;
 mod kill;
 mod refused;
 mod replay;
+mod starts;
 mod world;

@@ -9,9 +9,11 @@ use futures::StreamExt;
 use pyramid_client::read::{Item, Options, Start};
 use pyramid_client::{Client, Reader, connection};
 use pyramid_e2e::fault_proxy::FaultProxy;
+use pyramid_e2e::identities::Identities;
 use pyramid_e2e::process::{Folder, Process, Recipe, free_port, program, wait_until};
-use pyramid_protocol::net::{TcpConnect, channel};
+use pyramid_protocol::net::{Connect, TcpConnect, channel};
 use pyramid_protocol::pb::v1::admin_client::AdminClient;
+use pyramid_protocol::pb::v1::append_response::Answer;
 use pyramid_protocol::pb::v1::writer_client::WriterClient;
 use pyramid_protocol::pb::v1::{self as pb, put_stream_result};
 use pyramid_protocol::{Offset, Records};
@@ -33,6 +35,8 @@ pub(crate) struct World {
     pub(crate) folder: Folder,
     recipe: Recipe,
     pub(crate) writer: Option<Process>,
+    /// `None`: without TLS, so that everybody has all rights.
+    pub(crate) identities: Option<Identities>,
 }
 
 /// A record's offset and value.
@@ -41,6 +45,14 @@ pub(crate) type Row = (u64, Vec<u8>);
 impl World {
     /// Founds a cluster whose Writer reaches `bucket` through a proxy.
     pub(crate) async fn found(bucket: Bucket, seed: u64, flags: &[&str]) -> anyhow::Result<Self> {
+        let mut world = Self::prepare(bucket, seed).await?;
+        world.recipe.arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        world.start().await?;
+        Ok(world)
+    }
+
+    /// All but the start, with the settings of [`Self::found`].
+    pub(crate) async fn prepare(bucket: Bucket, seed: u64) -> anyhow::Result<Self> {
         let proxy = FaultProxy::start(bucket.server.address(), seed).await?;
         let folder = Folder::new()?;
         let kek = Keks::generate("kek-1", &pyramid_protocol::SystemEntropy);
@@ -49,7 +61,7 @@ impl World {
         let path = |name: &str| folder.join(name).display().to_string();
         let credentials = bucket.options.credentials_dir.as_ref().context("credentials")?;
         let region = bucket.options.region.clone().context("a region")?;
-        let mut arguments: Vec<String> = [
+        let arguments = [
             ("--data-dir", path("data")),
             ("--kek-file", path("kek")),
             ("--listen", format!("127.0.0.1:{writer_port}")),
@@ -65,7 +77,6 @@ impl World {
         .into_iter()
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect();
-        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let recipe = Recipe {
             name: "writer".to_owned(),
             program: program("pyramid-writer")?,
@@ -73,12 +84,37 @@ impl World {
             ready: "ready ".to_owned(),
             log: folder.join("writer.log"),
         };
-        let mut world =
-            Self { bucket, proxy, writer_port, admin_port, folder, recipe, writer: None };
-        world.start_writer().await?;
+        let (writer, identities) = (None, None);
+        Ok(Self { bucket, proxy, writer_port, admin_port, folder, recipe, writer, identities })
+    }
+
+    /// Another value of a flag of the Writer.
+    pub(crate) fn set(&mut self, flag: &str, value: &str) {
+        let arguments = &mut self.recipe.arguments;
+        match arguments.iter().position(|argument| argument == flag) {
+            Some(place) => value.clone_into(&mut arguments[place + 1]),
+            None => arguments.extend([flag.to_owned(), value.to_owned()]),
+        }
+    }
+
+    /// Everybody has a certificate, and rights are needed.
+    pub(crate) fn secure(&mut self) -> anyhow::Result<()> {
+        let identities = Identities::make(&self.folder.join("tls"))?;
+        self.set("--tls", &identities.writer.display().to_string());
+        self.identities = Some(identities);
+        Ok(())
+    }
+
+    /// Starts the Writer for the first time.
+    pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
+        self.start_writer().await?;
         let request = pb::BootstrapRequest { cluster_id: CLUSTER.to_vec().into() };
-        world.admin()?.bootstrap(request).await.context("found the cluster")?;
-        Ok(world)
+        self.admin()?.bootstrap(request).await.context("found the cluster")?;
+        Ok(())
+    }
+
+    fn connect(&self, of: impl Fn(&Identities) -> Arc<dyn Connect>) -> Arc<dyn Connect> {
+        self.identities.as_ref().map_or_else(|| Arc::new(TcpConnect) as _, of)
     }
 
     pub(crate) async fn start_writer(&mut self) -> anyhow::Result<()> {
@@ -93,17 +129,18 @@ impl World {
 
     pub(crate) fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {
         let address = format!("127.0.0.1:{}", self.admin_port);
-        Ok(AdminClient::new(channel(Arc::new(TcpConnect), &address)?))
+        Ok(AdminClient::new(channel(self.connect(Identities::operator), &address)?))
     }
 
     pub(crate) fn calls(&self) -> anyhow::Result<WriterClient<Channel>> {
         let address = format!("127.0.0.1:{}", self.writer_port);
-        Ok(WriterClient::new(channel(Arc::new(TcpConnect), &address)?))
+        Ok(WriterClient::new(channel(self.connect(Identities::user), &address)?))
     }
 
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         let address = format!("127.0.0.1:{}", self.writer_port);
-        Ok(Client::new(connection::Options::tcp(vec![address]))?)
+        let connect = self.connect(Identities::user);
+        Ok(Client::new(connection::Options { connect, ..connection::Options::tcp(vec![address]) })?)
     }
 
     /// Makes a stream that is cut at so many bytes.
@@ -112,7 +149,7 @@ impl World {
             object: Some(pb::ObjectRef { uid: format!("uid-{name}"), generation: 1 }),
             name: name.to_owned(),
             settings: Some(pb::StreamSettings { chunk_bytes, chunk_age_ms: 0 }),
-            rights: None,
+            rights: self.identities.as_ref().map(Identities::rights).transpose()?,
             expected: None,
         };
         let request =
@@ -132,6 +169,15 @@ impl World {
     pub(crate) async fn info(&self, stream: &str) -> anyhow::Result<pb::StreamInfo> {
         let request = pb::GetStreamRequest { stream: stream.to_owned(), min_next_offset: None };
         Ok(self.calls()?.get_stream(request).await?.into_inner())
+    }
+
+    /// Appends values at once, and has them acknowledged.
+    pub(crate) async fn append(&self, stream: &str, values: &[Vec<u8>]) -> anyhow::Result<()> {
+        let request = tokio_stream::iter([append(stream, values)]);
+        let mut answers = self.calls()?.append(request).await?.into_inner();
+        let answer = answers.message().await?.context("an answer")?.answer;
+        ensure!(matches!(answer, Some(Answer::Appended(_))), "{answer:?}");
+        Ok(())
     }
 
     /// Cuts a stream at its end.
@@ -156,7 +202,7 @@ impl World {
     pub(crate) async fn read(&self, stream: &str, by_itself: bool) -> anyhow::Result<Vec<Row>> {
         let start = Start::Offset(Offset::new(0));
         let mut options = Options::new(stream.parse()?, start);
-        options.fetcher = if by_itself { Some(fetcher(None)) } else { None };
+        options.fetcher = by_itself.then(|| fetcher(self.bucket.options.ca_file.clone()));
         options.give_up_after = Some(DEADLINE);
         let mut reader = Reader::new(self.client()?, options);
         let mut rows = Vec::new();

@@ -18,16 +18,21 @@ const LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Everybody's directories, and the test's own connections.
 #[derive(Clone, Debug)]
-pub(crate) struct Identities {
-    pub(crate) writer: PathBuf,
-    pub(crate) pusher: PathBuf,
+pub struct Identities {
+    /// Of the Writer, which serves at 127.0.0.1.
+    pub writer: PathBuf,
+    /// Of a pusher.
+    pub pusher: PathBuf,
     operator: Tls,
     user: Tls,
 }
 
 impl Identities {
     /// Makes them below a folder.
-    pub(crate) fn make(folder: &Path) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn make(folder: &Path) -> anyhow::Result<Self> {
         let authority = Authority::generate(TRUST_DOMAIN, LIFE, &SystemClock)?;
         let issue = |name: &str, identity, usage, ip_addresses: &[IpAddr]| {
             let request = Request {
@@ -54,24 +59,32 @@ impl Identities {
     }
 
     /// To streams.
-    pub(crate) fn user(&self) -> Arc<dyn Connect> {
+    #[must_use]
+    pub fn user(&self) -> Arc<dyn Connect> {
         Arc::new(self.user.connect(Arc::new(TcpConnect)))
     }
 
     /// To the Admin service.
-    pub(crate) fn operator(&self) -> Arc<dyn Connect> {
+    #[must_use]
+    pub fn operator(&self) -> Arc<dyn Connect> {
         Arc::new(self.operator.connect(Arc::new(TcpConnect)))
     }
 
     /// All rights for the test; what applications need for the pusher.
-    pub(crate) fn rights(&self) -> anyhow::Result<StreamRights> {
+    ///
+    /// # Errors
+    /// The account is no identity.
+    pub fn rights(&self) -> anyhow::Result<StreamRights> {
         let user = self.user.identity().as_str().to_owned();
         let both = vec![user.clone(), self.pusher_account()?];
         Ok(StreamRights { appenders: both.clone(), readers: both, managers: vec![user] })
     }
 
     /// Who may attach to a subscription.
-    pub(crate) fn pusher_account(&self) -> anyhow::Result<String> {
+    ///
+    /// # Errors
+    /// The account is no identity.
+    pub fn pusher_account(&self) -> anyhow::Result<String> {
         Ok(account("pusher")?.as_str().to_owned())
     }
 }
