@@ -102,7 +102,7 @@ pub struct ObjectArgs {
     #[arg(long, env = "PYRAMID_S3_ENDPOINT", value_name = "URL")]
     pub s3_endpoint: Option<String>,
 
-    /// The bucket's region. Default: that of AWS_REGION or of the profile, else us-east-1 with
+    /// The bucket's region. Default: that of `AWS_REGION` or of the profile, else us-east-1 with
     /// --s3-endpoint, and without it that of this machine at AWS.
     #[arg(long, env = "PYRAMID_S3_REGION", value_name = "REGION")]
     pub s3_region: Option<String>,
