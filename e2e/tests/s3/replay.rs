@@ -121,6 +121,25 @@ async fn write_history(world: &World, noise: &[u8]) {
     assert_eq!(info.next_offset, u64::try_from(RECORDS).unwrap());
 }
 
+/// Declares who is pushed the history.
+async fn subscribe(world: &World, pusher: String) {
+    let subscription = pb::PutSubscription {
+        object: Some(pb::ObjectRef { uid: "uid-replay".to_owned(), generation: 1 }),
+        name: "replay".to_owned(),
+        streams: vec!["history".to_owned()],
+        start_from: pb::StartFrom::Earliest.into(),
+        mode: pb::DeliveryMode::Broadcast.into(),
+        service_accounts: vec![pusher],
+        ..Default::default()
+    };
+    let request = pb::PutSubscriptionsRequest {
+        cluster_id: CLUSTER.to_vec().into(),
+        subscriptions: vec![subscription],
+    };
+    let answer = world.admin().unwrap().put_subscriptions(request).await.unwrap().into_inner();
+    assert!(answer.results.iter().all(|result| result.refused.is_none()), "{answer:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pusher_replays_history_from_the_store_and_the_writer_sends_none_of_it() {
     let begin = Instant::now();
@@ -138,21 +157,7 @@ async fn a_pusher_replays_history_from_the_store_and_the_writer_sends_none_of_it
     write_history(&world, &noise).await;
     let written = begin.elapsed();
 
-    let subscription = pb::PutSubscription {
-        object: Some(pb::ObjectRef { uid: "uid-replay".to_owned(), generation: 1 }),
-        name: "replay".to_owned(),
-        streams: vec!["history".to_owned()],
-        start_from: pb::StartFrom::Earliest.into(),
-        mode: pb::DeliveryMode::Broadcast.into(),
-        service_accounts: vec![identities.pusher_account().unwrap()],
-        ..Default::default()
-    };
-    let request = pb::PutSubscriptionsRequest {
-        cluster_id: CLUSTER.to_vec().into(),
-        subscriptions: vec![subscription],
-    };
-    let answer = world.admin().unwrap().put_subscriptions(request).await.unwrap().into_inner();
-    assert!(answer.results.iter().all(|result| result.refused.is_none()), "{answer:?}");
+    subscribe(&world, identities.pusher_account().unwrap()).await;
 
     let application = Arc::new(Application { noise, ..Application::default() });
     let accept = TcpAccept::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
