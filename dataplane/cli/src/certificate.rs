@@ -75,7 +75,7 @@ pub(crate) fn run(command: Command, output: &mut Output) -> anyhow::Result<()> {
     let authority = certificates::existing_authority(&data_dir)?;
     let identity = identity.resolve(Some(authority.trust_domain()))?;
     refuse_foreign(&out)?;
-    refuse_other(&out, &data_dir, &identity)?;
+    refuse_other(&out, &identity)?;
     let (mut dns_names, mut ip_addresses) = (Vec::new(), Vec::new());
     for name in host {
         match name.parse::<IpAddr>() {
@@ -102,19 +102,13 @@ pub(crate) fn run(command: Command, output: &mut Output) -> anyhow::Result<()> {
     output.say(&text, &json)
 }
 
-/// A directory is renewed for the identity that it has; those of the `pyramid dev` itself are its own.
-fn refuse_other(out: &Path, data_dir: &Path, identity: &SpiffeId) -> anyhow::Result<()> {
-    let shown = out.display();
-    if let (Ok(out), Ok(data_dir)) = (out.canonicalize(), data_dir.canonicalize())
-        && out.starts_with(data_dir)
-    {
-        bail!("--out {shown} is of the `pyramid dev` itself; give a directory outside of its own");
-    }
+/// A directory is renewed for the identity that it has, those of the `pyramid dev` itself too.
+fn refuse_other(out: &Path, identity: &SpiffeId) -> anyhow::Result<()> {
     // What cannot be opened is nobody's any more.
     if let Ok(tls) = Tls::open(out, Arc::new(SystemClock))
         && tls.identity() != identity
     {
-        bail!("--out {shown} is {}; give a new directory for {identity}", tls.identity());
+        bail!("--out {} is {}; give a new directory for {identity}", out.display(), tls.identity());
     }
     Ok(())
 }

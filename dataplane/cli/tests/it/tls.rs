@@ -142,7 +142,13 @@ fn an_identity_is_issued_by_the_authority_of_a_dev_alone() {
     // Again is a renewal.
     run(&mut dev.command(issue)).ok();
 
-    let foreign = ["certificate", "issue", "--identity", "spiffe://td/a", "--out", text(&out)];
+    for taken in [&out, &dev.data_dir().join("tls/user")] {
+        let other = ["certificate", "issue", "--identity", "audit", "--out", text(taken)];
+        let error = run(&mut dev.command(other)).failed(1);
+        assert!(error.contains("give a new directory for"), "{error}");
+    }
+    let new = dev.folder.path().join("new");
+    let foreign = ["certificate", "issue", "--identity", "spiffe://td/a", "--out", text(&new)];
     let error = run(&mut dev.command(foreign)).failed(1);
     assert!(error.contains("is not of the trust domain dev-"), "{error}");
     let full = dev.folder.path();
