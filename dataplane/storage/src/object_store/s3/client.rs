@@ -180,7 +180,9 @@ mod tests {
         let endpoint = || Some("http://127.0.0.1:9000".to_owned());
         let given = || Some("eu-west-1".to_owned());
         // Where no machine's own metadata service is.
+        let http = http_client(TrustStore::empty());
         let imds = imds::Client::builder()
+            .configure(&ProviderConfig::without_region().with_http_client(http))
             .endpoint("http://127.0.0.1:1")
             .expect("an address")
             .connect_timeout(METADATA_TIMEOUT)
