@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pyramid_protocol::Clock;
+use pyramid_protocol::{Clock, SpiffeId};
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -126,6 +126,18 @@ pub enum Error {
         /// When it begins.
         not_before: Moment,
     },
+    /// Name the directory of the Writer: no client would believe this one.
+    #[error(
+        "{}: tls.crt of {identity} is not that of a Writer that serves; give the Writer's own \
+         directory",
+        .directory.display()
+    )]
+    NotWriter {
+        /// The directory.
+        directory: PathBuf,
+        /// Whose it is.
+        identity: SpiffeId,
+    },
     /// Only a new process may be somebody else.
     #[error(
         "{}: tls.crt is of {found} and this process is {expected}; restart it to change that",
@@ -135,9 +147,9 @@ pub enum Error {
         /// The directory.
         directory: PathBuf,
         /// In the new certificate.
-        found: pyramid_protocol::SpiffeId,
+        found: SpiffeId,
         /// In the one in use.
-        expected: pyramid_protocol::SpiffeId,
+        expected: SpiffeId,
     },
 }
 
@@ -203,6 +215,15 @@ pub(crate) struct Material {
     pub(crate) bundle_sha256: [u8; 32],
 }
 
+/// What a directory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Only to call others.
+    Client,
+    /// To be called as a Writer, too.
+    Writer,
+}
+
 impl Material {
     /// Checks that all belongs together and holds now.
     ///
@@ -211,6 +232,7 @@ impl Material {
     /// Those of [`Error`] that are not about reading.
     pub(crate) fn check(
         content: &Content,
+        purpose: Purpose,
         directory: &Path,
         clock: &dyn Clock,
     ) -> Result<Self, Error> {
@@ -258,6 +280,9 @@ impl Material {
                 Error::Untrusted { directory, source }
             }
         })?;
+        if purpose == Purpose::Writer && !(leaf.is_for_servers && leaf.identity.is_writer()) {
+            return Err(Error::NotWriter { directory, identity: leaf.identity });
+        }
         Ok(Self { leaf, pair: Arc::new(pair), clients, servers, bundle_sha256 })
     }
 }

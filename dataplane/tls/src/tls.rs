@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accept::TlsAccept;
 use crate::bundle;
 use crate::connect::TlsConnect;
-use crate::directory::{Content, Error, Material};
+use crate::directory::{Content, Error, Material, Purpose};
 use crate::leaf::{Moment, Validity};
 use crate::refusals::{Reason, Refusals};
 use crate::verifier::{self, Clients, Servers, Time};
@@ -41,6 +41,7 @@ pub struct Tls {
 
 struct Shared {
     directory: PathBuf,
+    purpose: Purpose,
     clock: Arc<dyn Clock>,
     identity: SpiffeId,
     current: ArcSwap<Current>,
@@ -96,12 +97,26 @@ impl Tls {
     ///
     /// As [`Error`] says.
     pub fn open(directory: &Path, clock: Arc<dyn Clock>) -> Result<Self, Error> {
+        Self::open_for(Purpose::Client, directory, clock)
+    }
+
+    /// The same for a Writer, which also shows its certificate to clients.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tls::open`], and [`Error::NotWriter`].
+    pub fn open_writer(directory: &Path, clock: Arc<dyn Clock>) -> Result<Self, Error> {
+        Self::open_for(Purpose::Writer, directory, clock)
+    }
+
+    fn open_for(purpose: Purpose, directory: &Path, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         let content = Content::read(directory)?;
-        let material = Material::check(&content, directory, &*clock)?;
+        let material = Material::check(&content, purpose, directory, &*clock)?;
         let identity = material.leaf.identity.clone();
         let current = Current::new(&content, material, &clock);
         let shared = Shared {
             directory: directory.to_owned(),
+            purpose,
             clock,
             identity,
             current: ArcSwap::from_pointee(current),
@@ -211,7 +226,8 @@ impl Tls {
         if content.digest() == shared.current.load().content_sha256 {
             return Ok(false);
         }
-        let material = Material::check(&content, &shared.directory, &*shared.clock)?;
+        let material =
+            Material::check(&content, shared.purpose, &shared.directory, &*shared.clock)?;
         if material.leaf.identity != shared.identity {
             return Err(Error::IdentityChanged {
                 directory: shared.directory.clone(),

@@ -1,12 +1,15 @@
 //! Health and metrics of a replica, from the first moment to the last.
 
+use std::fmt;
 use std::sync::Arc;
 
 use pyramid_protocol::net::{Accept, Accepted, Kept};
 use pyramid_storage::ObjectStore;
-use pyramid_telemetry::metrics::{Certificate, Gauges, register_certificate};
+use pyramid_telemetry::metrics::{
+    Certificate, Collector, Gauges, Scrape, register, register_certificate,
+};
 use pyramid_telemetry::ops;
-use pyramid_tls::{Status, Tls};
+use pyramid_tls::{Reason, Status, Tls};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +46,7 @@ impl Ops {
         if let Some(accept) = accept {
             let collected = Collected { phase, vitals: Arc::clone(&vitals) };
             let mut registry = metrics::registry(&metrics, collected);
+            register(&mut registry, Handshakes(tls.clone()));
             register_certificate(&mut registry, Arc::new(move || tls.as_ref().map(certificate)));
             let health = Arc::clone(&vitals);
             tasks.spawn(Arc::clone(&vitals).keep_looking());
@@ -82,6 +86,31 @@ impl Ops {
 fn certificate(tls: &Tls) -> Certificate {
     let Status { not_after_ms, reloads, reload_failures, .. } = tls.status();
     Certificate { not_after_ms, reloads, reload_failures }
+}
+
+/// What became of the connections of both ports before they were any; all 0 without TLS.
+struct Handshakes(Option<Tls>);
+
+impl Collector for Handshakes {
+    fn collect(&self, scrape: &mut Scrape<'_>) -> fmt::Result {
+        let status = self.0.as_ref().map(Tls::status);
+        let (done, refused) = status.map_or_else(
+            || (0, Reason::ALL.map(|reason| (reason, 0)).to_vec()),
+            |status| (status.handshakes, status.refused),
+        );
+        scrape.counter(
+            "handshakes",
+            None,
+            "Connections whose TLS handshake was completed",
+            done,
+        )?;
+        scrape.counters(
+            "handshakes_refused",
+            None,
+            "Connections that were refused in their TLS handshake, by reason",
+            refused.into_iter().map(|(reason, count)| ([("reason", reason.as_str())], count)),
+        )
+    }
 }
 
 struct CountedAccept {

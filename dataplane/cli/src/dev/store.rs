@@ -31,9 +31,14 @@ const OWN: &str = "file:objects";
 ///
 /// The file that remembers it cannot be read.
 pub(crate) fn elsewhere(data_dir: &Path) -> anyhow::Result<Option<String>> {
+    Ok(remembered(data_dir)?.filter(|known| known != OWN))
+}
+
+/// What the file of the data directory says; `None` if there is none.
+fn remembered(data_dir: &Path) -> anyhow::Result<Option<String>> {
     let path = data_dir.join(REMEMBERED);
     match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text.trim().to_owned()).filter(|known| known != OWN)),
+        Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }
@@ -87,19 +92,11 @@ impl Store {
     }
 
     fn compare(&self, data_dir: &Path) -> anyhow::Result<()> {
-        let path = data_dir.join(REMEMBERED);
-        let known = match fs::read_to_string(&path) {
-            Ok(text) => text.trim().to_owned(),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                if !data_dir.join(IDENTITY).exists() {
-                    return Ok(());
-                }
-                // From before there was a choice.
-                OWN.to_owned()
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("read {}", path.display()));
-            }
+        let known = match remembered(data_dir)? {
+            Some(known) => known,
+            None if !data_dir.join(IDENTITY).exists() => return Ok(()),
+            // From before there was a choice.
+            None => OWN.to_owned(),
         };
         if known == self.remembered {
             return Ok(());

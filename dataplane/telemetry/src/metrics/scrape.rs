@@ -95,6 +95,28 @@ impl Scrape<'_> {
         Ok(())
     }
 
+    /// A counter with a series for each labels.
+    ///
+    /// # Errors
+    ///
+    /// The text cannot be written.
+    pub fn counters<'l, V: EncodeCounterValue, const N: usize>(
+        &mut self,
+        name: &str,
+        unit: Option<Unit>,
+        help: &str,
+        series: impl IntoIterator<Item = ([(&'static str, &'l str); N], V)>,
+    ) -> fmt::Result {
+        let mut metric = self.metric(name, unit.as_ref(), help, MetricType::Counter)?;
+        for (labels, value) in series {
+            let labels: &Labels<'_> = &labels;
+            metric
+                .encode_family(&labels)?
+                .encode_counter::<[(&str, &str); 0], _, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+
     /// Facts that do not change, as labels.
     ///
     /// # Errors

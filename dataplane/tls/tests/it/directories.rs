@@ -4,10 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use pyramid_tls::authority::{Request, Usage};
 use pyramid_tls::{Error, Tls, bundle, write_directory};
 
 use crate::forge::Forge;
-use crate::world::{World, user_request, writer_request};
+use crate::world::{World, user_id, user_request, writer_id, writer_request};
 
 /// Three plain files, as other programs make them.
 pub(crate) fn write_plain(directory: &Path, key: &str, chain: &str, bundle: &str) {
@@ -124,6 +125,25 @@ fn plain_files_are_replaced_by_a_written_directory() {
     let issued = world.authority.issue(&user_request(), &*world.clock).unwrap();
     write_directory(&world.path("user"), &issued, world.authority.bundle_pem()).unwrap();
     Tls::open(&world.path("user"), world.clock.clone()).unwrap();
+}
+
+#[test]
+fn a_writer_opens_only_what_clients_would_believe_of_a_writer() {
+    let world = World::new();
+    let open = |name: &str, request: &Request| {
+        Tls::open_writer(&world.write(name, request), world.clock.clone())
+    };
+    assert_eq!(open("writer", &writer_request()).unwrap().identity(), &writer_id());
+    let no_server = Request { usage: Usage::Client, ..writer_request() };
+    let no_writer = Request { identity: user_id(), ..writer_request() };
+    for (name, request) in [("no-server", no_server), ("no-writer", no_writer)] {
+        let refused = open(name, &request).unwrap_err();
+        let found =
+            matches!(&refused, Error::NotWriter { identity, .. } if *identity == request.identity);
+        assert!(found, "{name}: {refused}");
+        // As a client it is good enough.
+        Tls::open(&world.path(name), world.clock.clone()).unwrap();
+    }
 }
 
 #[test]

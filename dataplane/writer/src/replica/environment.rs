@@ -69,7 +69,7 @@ impl Environment {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let tls = match &config.tls {
             Some(directory) => Some(
-                Tls::open(directory, Arc::clone(&clock))
+                Tls::open_writer(directory, Arc::clone(&clock))
                     .map_err(settings(format!("--tls {}", directory.display())))?,
             ),
             None => None,

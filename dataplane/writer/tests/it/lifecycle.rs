@@ -14,6 +14,7 @@ use pyramid_storage::Keks;
 use pyramid_writer::disk::SimDisk;
 use pyramid_writer::replica::Environment;
 
+use crate::certificates::certificates;
 use crate::writer::{CLUSTER, Folder, append, offsets};
 
 /// The real program.
@@ -104,6 +105,20 @@ async fn what_is_no_object_store_is_named() {
         ));
         assert_eq!((code, printed), (Some(78), expected));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_certificate_is_none_for_a_writer() {
+    let folder = Folder::new();
+    let [writer, user] = certificates(&folder);
+    let (code, printed) = ends(program(folder.path(), &["--tls", user.to_str().unwrap()])).await;
+    let expected = line(format_args!(
+        "--tls {0}: {0}: tls.crt of spiffe://td/ns/a/sa/user is not that of a Writer that serves; \
+         give the Writer's own directory",
+        user.display()
+    ));
+    assert_eq!((code, printed), (Some(78), expected));
+    folder.start(&["--tls", writer.to_str().unwrap()]).await.stop().await;
 }
 
 /// A stopped replica whose log has a block of 4 KiB for each of ten appends at its end.

@@ -10,6 +10,7 @@
 mod admin;
 mod answers;
 mod append;
+mod certificates;
 mod hostile;
 mod lifecycle;
 mod limits;

@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use pyramid_protocol::SystemClock;
 use pyramid_protocol::batch::FIXED_LEN;
+use pyramid_protocol::net::{Connect, TcpConnect};
 use pyramid_protocol::pb::v1 as pb;
 use pyramid_storage::MemoryStore;
 use pyramid_storage::object_store::{Call, Fault};
+use pyramid_tls::Tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::certificates::certificates;
 use crate::writer::{
     CLUSTER, DEADLINE, Folder, Writer, append, eventually, read, records, subscription,
 };
@@ -283,5 +287,23 @@ async fn every_metric_is_explained_to_users() {
     names.sort_unstable();
     explained.sort_unstable();
     assert_eq!(explained, names);
+    writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_are_counted_and_refused_ones_by_reason() {
+    let folder = Folder::new();
+    let [writer_directory, user_directory] = certificates(&folder);
+    let writer = folder.start(&["--tls", writer_directory.to_str().unwrap()]).await;
+    shows(&writer, "handshakes_total", 0.0).await;
+    let user = Tls::open(&user_directory, Arc::new(SystemClock)).unwrap();
+    let address = writer.address.to_string();
+    let connection = user.connect(Arc::new(TcpConnect)).connect(&address).await;
+    drop(connection.expect("the user is let in"));
+    let mut plain = TcpStream::connect(writer.address).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let all = shows(&writer, r#"handshakes_refused_total{reason="not_tls"}"#, 1.0).await;
+    let others = r#"handshakes_refused_total{reason="untrusted"}"#;
+    assert_eq!(values(&all, ["handshakes_total", others]), [1.0, 0.0]);
     writer.stop().await;
 }
