@@ -8,13 +8,14 @@ use std::error::Error;
 
 use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto::Type};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "pyramid/v1/types.proto",
     "pyramid/v1/writer.proto",
     "pyramid/v1/push.proto",
     "pyramid/v1/local.proto",
     "pyramid/v1/admin.proto",
     "pyramid/v1/raft.proto",
+    "pyramid/v1/issuer.proto",
     "pyramid/stored/v1/stored.proto",
 ];
 

@@ -12,6 +12,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+/// musl's own allocator is slow with several threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Reads streams of Pyramid and pushes them to the application beside it.
 #[derive(Debug, clap::Parser)]
 #[command(name = "pyramid-pusher", version)]

@@ -25,6 +25,11 @@ use clap::{Parser, Subcommand};
 
 use crate::output::{Closed, Format, Output};
 
+/// musl's own allocator is slow with several threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// An event log: append records to streams, read them, and have them pushed to an application.
 #[derive(Debug, Parser)]
 #[command(

@@ -15,6 +15,7 @@
 #![warn(missing_docs)]
 
 pub mod batch;
+pub mod bootstrap;
 mod clock;
 mod entropy;
 pub mod limits;

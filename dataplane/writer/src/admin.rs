@@ -145,7 +145,7 @@ impl Admin for AdminService {
         let member = self.member(&cluster_id)?;
         check_name_and_id(&member, &name, stream_id)?;
         member.command(Command::DeleteStream(stored::DeleteStream { stream_id })).await?;
-        Ok(Response::new(pb::DeleteStreamResponse {}))
+        Ok(Response::new(pb::DeleteStreamResponse { objects_left: 0 }))
     }
 
     async fn set_closed(

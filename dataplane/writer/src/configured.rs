@@ -89,6 +89,7 @@ fn stream(stream: &Stream) -> pb::ConfiguredObject {
         object: Some(wire_object(&stream.object)),
         content_sha256: sha256(&declared),
         stream_id: stream.id.get(),
+        stream: None,
     }
 }
 
@@ -100,6 +101,7 @@ fn subscription(found: &stored::Subscription) -> pb::ConfiguredObject {
         object: found.object.as_ref().map(wire_object),
         content_sha256: sha256(&declared),
         stream_id: 0,
+        stream: None,
     }
 }
 

@@ -11,6 +11,11 @@ use pyramid_writer::replica::{self, Addresses, Environment};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// musl's own allocator is slow with several threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit code for settings that cannot be used.
 const EX_CONFIG: u8 = 78;
 

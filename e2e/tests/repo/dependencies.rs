@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{File, checkout, nothing_wrong, root};
 
 /// Which of our crates each of our crates may use. Nothing uses e2e.
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("pyramid-protocol", &[]),
     ("pyramid-tls", &["pyramid-protocol"]),
     ("pyramid-telemetry", &["pyramid-protocol"]),
@@ -55,10 +55,15 @@ const MAY_USE: [(&str, &[&str]); 10] = [
         ],
     ),
     ("orders", &["pyramid-protocol"]),
+    ("pyramid-crds", &[]),
+    (
+        "pyramid-operator",
+        &["pyramid-protocol", "pyramid-telemetry", "pyramid-tls", "pyramid-crds"],
+    ),
 ];
 
 /// Which of our crates may name a heavy package in their manifest.
-const OWNERS: [(&str, &[&str]); 17] = [
+const OWNERS: [(&str, &[&str]); 20] = [
     ("openraft", &["pyramid-writer"]),
     ("zstd", &["pyramid-storage"]),
     ("aes", &["pyramid-storage"]),
@@ -67,9 +72,12 @@ const OWNERS: [(&str, &[&str]); 17] = [
     ("aes-kw", &["pyramid-storage", "pyramid-e2e"]),
     ("hmac", &["pyramid-storage"]),
     ("hkdf", &["pyramid-storage"]),
-    // The Writer compares declared objects by their digest, TLS tells trust bundles apart; the suites
-    // look for digests that leaked.
-    ("sha2", &["pyramid-storage", "pyramid-writer", "pyramid-tls", "pyramid-e2e"]),
+    // The Writer compares declared objects by their digest, TLS tells trust bundles apart, the
+    // operator templates; the suites look for digests that leaked.
+    (
+        "sha2",
+        &["pyramid-storage", "pyramid-writer", "pyramid-tls", "pyramid-operator", "pyramid-e2e"],
+    ),
     ("aws-sdk-s3", &["pyramid-storage"]),
     ("aws-config", &["pyramid-storage"]),
     // Storage fetches presigned URLs over HTTPS.
@@ -81,6 +89,9 @@ const OWNERS: [(&str, &[&str]); 17] = [
     ("prometheus-client", &["pyramid-telemetry"]),
     ("tracing-subscriber", &["pyramid-telemetry"]),
     ("rusqlite", &["orders", "pyramid-e2e"]),
+    ("kube", &["pyramid-crds", "pyramid-operator"]),
+    ("k8s-openapi", &["pyramid-crds", "pyramid-operator"]),
+    ("schemars", &["pyramid-crds"]),
 ];
 
 /// Packages that must not be built: one TLS provider is enough, and both need more than a C compiler.

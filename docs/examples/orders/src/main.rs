@@ -19,6 +19,11 @@ use clap::Parser;
 use pyramid_protocol::net::TcpAccept;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// musl's own allocator is slow with several threads.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Keeps a table of orders up to date.
 #[derive(Debug, Parser)]
 struct Args {

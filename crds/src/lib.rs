@@ -1,0 +1,1 @@
+//! The kinds of `pyramid.dev/v1alpha1`.
