@@ -1,0 +1,6 @@
+//! Tests of the definitions, as they are installed.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail loudly")]
+
+mod generated;
+mod samples;
+mod schema;
