@@ -212,6 +212,3 @@ pub fn find<'a>(conditions: &'a [Condition], r#type: &str) -> Option<&'a Conditi
 pub fn is_true(conditions: &[Condition], r#type: &str) -> bool {
     find(conditions, r#type).is_some_and(|condition| condition.status == Truth::True.as_str())
 }
-
-#[cfg(test)]
-mod tests;

@@ -137,5 +137,6 @@ fn canonical(value: Value) -> Value {
 fn whole(number: &Number) -> Option<i64> {
     let float = number.as_f64()?;
     let integer: i64 = format!("{float:.0}").parse().ok()?;
-    (number.as_i64() == Some(integer) || integer.to_string().parse() == Ok(float)).then_some(integer)
+    (number.as_i64() == Some(integer) || integer.to_string().parse() == Ok(float))
+        .then_some(integer)
 }
