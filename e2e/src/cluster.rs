@@ -27,6 +27,7 @@ mod network;
 mod node;
 mod s3;
 mod tools;
+mod traces;
 mod tunables;
 mod unit;
 
@@ -39,6 +40,7 @@ use futures::future::try_join_all;
 pub use self::kubectl::Ended;
 pub use self::layout::{NODES, node_name};
 pub use self::s3::{BUCKET, ENDPOINT, S3};
+pub use self::traces::Traces;
 
 use self::command::run;
 use self::keeper::Keeper;

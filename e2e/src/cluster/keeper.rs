@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::Context;
 
-use crate::process::{program, tell};
+use crate::process::tell;
 
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -24,7 +24,7 @@ impl Keeper {
     /// Its program is not there.
     pub(super) fn start(state: &Path) -> anyhow::Result<Self> {
         let mut child = Command::new("setsid")
-            .arg(program("pyramid-cluster")?)
+            .arg(program()?)
             .arg("keep")
             .arg("--state")
             .arg(state)
@@ -54,6 +54,15 @@ impl Drop for Keeper {
             Err(error) => tell(&format!("the keeper of the cluster: {error}")),
         }
     }
+}
+
+/// The program `pyramid-cluster`, which cargo builds for every test of this crate.
+fn program() -> anyhow::Result<PathBuf> {
+    let this = std::env::current_exe().context("find this program")?;
+    // Programs lie in the folder of a profile, tests in one below it.
+    let found = this.ancestors().skip(1).take(2).map(|folder| folder.join("pyramid-cluster"));
+    let program = found.into_iter().find(|program| program.is_file());
+    program.context("pyramid-cluster is not there; build it with `cargo build --workspace`")
 }
 
 /// Reads standard input to its end; the folder that was named in it.

@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use tokio::process::Command;
 
 use crate::cluster::layout::Layout;
+use crate::cluster::network;
 use crate::process::wait_until;
 
 /// Killed processes are gone after so long, whatever they did.
@@ -171,33 +172,45 @@ pub(super) fn recorded(layout: &Layout) -> anyhow::Result<Vec<String>> {
 /// # Errors
 /// It does not go.
 pub(super) async fn end_all_in(network: &str) -> anyhow::Result<()> {
-    let Ok(namespace) = std::fs::metadata(Path::new("/run/netns").join(network)) else {
-        return Ok(());
-    };
     wait_until("its processes are gone", END_TIMEOUT, async || {
-        let ids = processes_in((namespace.dev(), namespace.ino()))?;
-        for id in &ids {
-            signal(*id)?;
+        let processes = processes_in(network)?;
+        for process in &processes {
+            signal(process.id)?;
         }
-        Ok(ids.is_empty())
+        Ok(processes.is_empty())
     })
     .await
     .with_context(|| format!("end what runs in {network}"))
 }
 
-/// Processes in the network namespace with this device and inode.
-fn processes_in(namespace: (u64, u64)) -> anyhow::Result<Vec<i32>> {
-    let mut ids = Vec::new();
+/// Processes in a network namespace. None, if it is not there.
+fn processes_in(network: &str) -> anyhow::Result<Vec<Process>> {
+    let mut processes = Vec::new();
+    let Ok(namespace) = std::fs::metadata(Path::new("/run/netns").join(network)) else {
+        return Ok(processes);
+    };
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
         let Ok(id) = entry.file_name().to_string_lossy().parse() else { continue };
         // A process that has ended has no namespace.
         let of = std::fs::metadata(entry.path().join("ns/net"));
-        if of.is_ok_and(|of| (of.dev(), of.ino()) == namespace) {
-            ids.push(id);
+        if of.is_ok_and(|of| (of.dev(), of.ino()) == (namespace.dev(), namespace.ino())) {
+            processes.extend(Process::now(id));
         }
     }
-    Ok(ids)
+    Ok(processes)
+}
+
+/// All processes of the cluster that are not in pods.
+///
+/// # Errors
+/// The kernel does not tell.
+pub(super) fn processes(layout: &Layout) -> anyhow::Result<Vec<Process>> {
+    let mut all = Vec::new();
+    for network in network::namespaces(layout) {
+        all.extend(processes_in(&network)?);
+    }
+    Ok(all)
 }
 
 fn signal(id: i32) -> anyhow::Result<()> {
@@ -210,8 +223,8 @@ fn signal(id: i32) -> anyhow::Result<()> {
 
 /// A process, told from a later one with the same id by the time of its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Process {
-    id: i32,
+pub(super) struct Process {
+    pub(super) id: i32,
     state: char,
     /// Unit: ticks since the machine started.
     start: u64,
@@ -234,9 +247,13 @@ impl Process {
         Some(Self { id: id.parse().ok()?, state, start })
     }
 
-    fn runs(self) -> bool {
-        let now = std::fs::read_to_string(format!("/proc/{}/stat", self.id));
-        let now = now.ok().and_then(|stat| Self::parsed(&stat));
+    /// The process that has this id now.
+    pub(super) fn now(id: i32) -> Option<Self> {
+        Self::parsed(&std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?)
+    }
+
+    pub(super) fn runs(self) -> bool {
+        let now = Self::now(self.id);
         now.is_some_and(|now| now.start == self.start && !matches!(now.state, 'Z' | 'X'))
     }
 
@@ -262,9 +279,7 @@ mod tests {
 
     #[test]
     fn a_later_process_of_the_same_id_is_another_one() {
-        let id = std::process::id();
-        let own = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
-        let own = Process::parsed(&own).unwrap();
+        let own = Process::now(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(own.runs());
         assert!(!Process { start: own.start + 1, ..own }.runs());
     }
