@@ -114,6 +114,17 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The cluster of this directory, whether it runs or not.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn attach(state: &Path) -> anyhow::Result<Self> {
+        ensure!(state.exists(), "there is no cluster in {}", state.display());
+        let cluster = Self::new(state)?;
+        ensure!(cluster.layout.is_marked(), "there is no cluster in {}", state.display());
+        Ok(cluster)
+    }
+
     /// Ends what runs in this directory and removes all that belongs to it.
     ///
     /// # Errors
@@ -156,9 +167,9 @@ impl Cluster {
         Ok(Self { layout: Layout::of(state)?, tools, keeper: None })
     }
 
-    /// Whether all units run.
+    /// Whether it was started wholly, and all units run.
     fn runs(&self) -> bool {
-        self.units().iter().all(|unit| unit::runs(&self.layout, unit))
+        self.layout.has_served() && self.units().iter().all(|unit| unit::runs(&self.layout, unit))
     }
 
     fn units(&self) -> Vec<String> {
@@ -195,7 +206,8 @@ impl Cluster {
             async { self.s3().start().await },
             self.import_images(&images),
         );
-        serves.and(store).and(imported)
+        serves.and(store).and(imported)?;
+        layout.note_served()
     }
 
     async fn wait_until_it_serves(&self) -> anyhow::Result<()> {

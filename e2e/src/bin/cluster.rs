@@ -47,7 +47,7 @@ async fn run() -> anyhow::Result<()> {
         }
         "down" => Cluster::down(&state).await,
         "status" => {
-            let cluster = Cluster::open(&state)?;
+            let cluster = Cluster::attach(&state)?;
             for (unit, runs) in cluster.status() {
                 say(&format!("{unit:<15}{}", if runs { "runs" } else { "does not run" }))?;
             }

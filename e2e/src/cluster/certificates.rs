@@ -20,12 +20,8 @@ pub(super) fn write(layout: &Layout) -> anyhow::Result<()> {
     let authority = Authority::new(layout)?;
 
     let server = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"];
-    let addresses = [
-        layout.plane(),
-        layout.plane_for_host(),
-        layout.kubernetes_service(),
-        Ipv4Addr::LOCALHOST,
-    ];
+    let addresses =
+        [layout.plane(), layout.plane_for_host(), layout.kubernetes_service(), Ipv4Addr::LOCALHOST];
     authority.issue("apiserver", "kube-apiserver", "", &server, &addresses)?;
     authority.issue("apiserver-kubelet", "apiserver-kubelet", "system:masters", &[], &[])?;
 
@@ -124,6 +120,5 @@ fn kubeconfig(layout: &Layout, user: &str, server: Ipv4Addr) -> anyhow::Result<(
 
 /// JSON is YAML: everything in Kubernetes reads it.
 pub(super) fn write_json(path: &Path, value: &serde_json::Value) -> anyhow::Result<()> {
-    std::fs::write(path, format!("{value:#}"))
-        .with_context(|| format!("write {}", path.display()))
+    std::fs::write(path, format!("{value:#}")).with_context(|| format!("write {}", path.display()))
 }

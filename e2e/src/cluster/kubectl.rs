@@ -71,9 +71,7 @@ impl Cluster {
     /// It failed; the error has what it said.
     pub async fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let mut helm = self.command("helm");
-        for (name, folder) in
-            [("CACHE", "cache"), ("CONFIG", "config"), ("DATA", "data")]
-        {
+        for (name, folder) in [("CACHE", "cache"), ("CONFIG", "config"), ("DATA", "data")] {
             helm.env(format!("HELM_{name}_HOME"), self.layout.path("helm").join(folder));
         }
         said(helm.args(arguments), None).await

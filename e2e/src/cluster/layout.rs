@@ -10,6 +10,12 @@ use sha2::{Digest, Sha256};
 /// Nodes of a cluster, from 1 on.
 pub const NODES: u8 = 3;
 
+/// Is there once everything has served. A start that was cut short is not gone on with.
+const SERVED: &str = "served";
+
+/// Longest path of a state directory: sockets lie in it, and the kernel takes 107. Unit: bytes.
+const STATE_LEN_MAX: usize = 64;
+
 /// Marks a directory as the state of a cluster: only such a directory is ever removed.
 const MARK: &str = "pyramid-cluster";
 
@@ -39,6 +45,11 @@ impl Layout {
             state.display(),
             REPLACED.join(", ")
         );
+        ensure!(
+            state.as_os_str().len() <= STATE_LEN_MAX,
+            "{} is longer than {STATE_LEN_MAX} bytes; name a directory with a shorter path",
+            state.display()
+        );
         let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
         let [first, second, ..] = digest.as_slice() else { unreachable_digest()? };
         // Away from the begin of the range, which home and office networks use.
@@ -60,6 +71,16 @@ impl Layout {
             self.state.display()
         );
         Ok(std::fs::write(self.path(MARK), &self.prefix)?)
+    }
+
+    /// Whether everything has served since the cluster was started.
+    pub(super) fn has_served(&self) -> bool {
+        self.path(SERVED).is_file()
+    }
+
+    /// Notes that everything serves.
+    pub(super) fn note_served(&self) -> anyhow::Result<()> {
+        Ok(std::fs::write(self.path(SERVED), "")?)
     }
 
     /// Removes the directory with all in it.
@@ -108,10 +129,6 @@ impl Layout {
     /// The folder of a node.
     pub(super) fn node(&self, number: u8) -> PathBuf {
         self.path(&node_name(number))
-    }
-
-    pub(super) fn prefix(&self) -> &str {
-        &self.prefix
     }
 
     /// The network namespace of the control plane.
@@ -199,7 +216,7 @@ mod tests {
         let (one, two) = (folder.path().join("one"), folder.path().join("two"));
         let layout = Layout::of(&one).unwrap();
         assert_eq!(layout, Layout::of(&folder.path().join("./one")).unwrap());
-        assert_ne!(layout.prefix(), Layout::of(&two).unwrap().prefix());
+        assert_ne!(layout.cgroup(), Layout::of(&two).unwrap().cgroup());
         // The kernel takes 15 characters.
         assert!(layout.host_link().len() <= 15, "{}", layout.host_link());
     }

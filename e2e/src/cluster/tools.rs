@@ -49,7 +49,8 @@ impl Tools {
         // A process's folder belongs to its effective user.
         let user = std::fs::metadata("/proc/self")?.uid();
         ensure!(user == 0, "a cluster makes networks and mounts: run it as root");
-        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("e2e has a parent")?;
+        let checkout =
+            Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("e2e has a parent")?;
         let plugins = PLUGIN_FOLDERS.iter().map(PathBuf::from);
         let plugins = plugins.into_iter().find(|folder| folder.join("bridge").is_file());
         let mut packages: Vec<&str> = INSTALLED

@@ -31,10 +31,8 @@ impl Cluster {
 }
 
 fn places(layout: &Layout) -> Vec<PathBuf> {
-    let mut places = vec![
-        layout.state().to_owned(),
-        PathBuf::from("/sys/class/net").join(layout.host_link()),
-    ];
+    let mut places =
+        vec![layout.state().to_owned(), PathBuf::from("/sys/class/net").join(layout.host_link())];
     let namespaces = network::namespaces(layout);
     places.extend(namespaces.iter().map(|name| PathBuf::from("/run/netns").join(name)));
     places

@@ -7,7 +7,6 @@
 //!
 //! The first process starts a program again that has ended, as an init system does.
 
-use std::fmt::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -102,8 +101,8 @@ impl Unit {
             let words = [log.display().to_string(), part.program.display().to_string()];
             script.push_str("part");
             for word in words.iter().chain(&part.arguments) {
-                // Writing into a string does not fail.
-                drop(write!(script, " {}", quoted(word)));
+                script.push(' ');
+                script.push_str(&quoted(word));
             }
             script.push('\n');
         }
