@@ -1,0 +1,1 @@
+//! The Secret of the authority.
