@@ -19,6 +19,7 @@
 //! Subscriptions.
 
 mod annotations;
+mod cache;
 mod container;
 mod metrics;
 mod pod;
@@ -28,12 +29,11 @@ mod review;
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, TestOperation};
+use pyramid_crds::annotation::{INJECTED_BY, TRUE};
+use pyramid_crds::label;
 use serde_json::{Value, json};
 
-pub(crate) use self::annotations::{
-    APPEND as APPEND_ANNOTATION, INJECT as INJECT_ANNOTATION,
-    INJECTED_BY as INJECTED_BY_ANNOTATION, SUBSCRIPTIONS as SUBSCRIPTIONS_ANNOTATION,
-};
+pub(crate) use self::cache::watch;
 pub(crate) use self::container::Template;
 pub(crate) use self::metrics::InjectionMetrics;
 pub(crate) use self::refusal::Refusal;
@@ -43,11 +43,8 @@ use self::annotations::{Asked, Wish};
 use self::container::{APPEND_ENDPOINT, CONTAINER, GRACE_SECONDS, VOLUMES};
 use self::pod::Pod;
 
-/// Label of injected pods; its value is `true`.
-const INJECTED_LABEL: &str = "pyramid.dev/injected";
-
 /// What is known of the Subscriptions that a pod may name.
-pub(crate) trait Subscriptions {
+pub(crate) trait Subscriptions: Send + Sync {
     /// How the Subscription of that name stands to a service account of its namespace.
     fn standing(&self, namespace: &str, name: &str, account: &str) -> Standing;
 }
@@ -117,7 +114,7 @@ pub(crate) fn inject(
         if by != template.injected_by() {
             warnings.push(format!(
                 "the pod brings a pusher from {by}, and keeps it; to get the one of this operator, \
-                 remove annotation {INJECTED_BY_ANNOTATION} and container {CONTAINER}"
+                 remove annotation {INJECTED_BY} and container {CONTAINER}"
             ));
         }
         return Ok(Injection { outcome: Outcome::Present, warnings });
@@ -179,9 +176,9 @@ fn refuse_unfit(pod: &Pod<'_>) -> Result<(), Refusal> {
 fn patch(pod: &Pod<'_>, asked: &Asked, template: &Template) -> Result<Patch, Refusal> {
     let grace = pod.grace_seconds.unwrap_or(GRACE_SECONDS);
     let mut patch = Additions::default();
-    patch.member(&["metadata", "labels"], pod.has_labels, INJECTED_LABEL, json!("true"));
+    patch.member(&["metadata", "labels"], pod.has_labels, label::INJECTED, json!(TRUE));
     // The pod asks by an annotation, so there are some.
-    patch.add(&["metadata", "annotations", INJECTED_BY_ANNOTATION], json!(template.injected_by()));
+    patch.add(&["metadata", "annotations", INJECTED_BY], json!(template.injected_by()));
     add_sidecar(&mut patch, pod, template.container(asked, grace)?);
     add_variables(&mut patch, pod, asked);
     patch.append(&["spec", "volumes"], pod.has_volumes, container::volumes());

@@ -2,26 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pyramid_crds::annotation::{
+    APP_PORT, APPEND, FALSE, INJECT, INJECTED_BY, PUSHER_CPU_LIMIT as CPU_LIMIT,
+    PUSHER_CPU_REQUEST as CPU_REQUEST, PUSHER_MEMORY_LIMIT as MEMORY_LIMIT,
+    PUSHER_MEMORY_REQUEST as MEMORY_REQUEST, READINESS, SUBSCRIPTIONS, TRUE,
+};
+
 use super::container::PORTS;
 use super::quantity::Quantity;
 use super::refusal::Refusal;
 
 /// In front of all annotations.
 const PREFIX: &str = "pyramid.dev/";
-/// Subscriptions of the pod's namespace. Asks for injection.
-pub(crate) const SUBSCRIPTIONS: &str = "pyramid.dev/subscriptions";
-/// Streams that the pod appends to, or `*`. Asks for injection.
-pub(crate) const APPEND: &str = "pyramid.dev/append";
-/// `false` opts out.
-pub(crate) const INJECT: &str = "pyramid.dev/inject";
-/// Written by the operator: its version and the hash of its template.
-pub(crate) const INJECTED_BY: &str = "pyramid.dev/injected-by";
-const APP_PORT: &str = "pyramid.dev/app-port";
-const READINESS: &str = "pyramid.dev/readiness";
-const CPU_REQUEST: &str = "pyramid.dev/pusher-cpu-request";
-const CPU_LIMIT: &str = "pyramid.dev/pusher-cpu-limit";
-const MEMORY_REQUEST: &str = "pyramid.dev/pusher-memory-request";
-const MEMORY_LIMIT: &str = "pyramid.dev/pusher-memory-limit";
 const KNOWN: [&str; 10] = [
     SUBSCRIPTIONS,
     APPEND,
@@ -41,6 +33,8 @@ pub(super) const SUBSCRIPTIONS_MAX: usize = 16;
 pub(super) const APPENDS_MAX: usize = 64;
 /// Length of the name of a Stream, a Subscription or a namespace. Unit: bytes.
 const NAME_LEN_MAX: usize = 63;
+/// Unknown annotations that are warned of.
+const UNKNOWN_MAX: usize = 8;
 /// Of a wrong value this much is repeated. Unit: characters.
 const SHOWN_MAX: usize = 64;
 
@@ -68,7 +62,7 @@ pub(super) struct Asked {
     pub(super) readiness: Readiness,
     pub(super) cpu: Amounts,
     pub(super) memory: Amounts,
-    /// Annotations of ours that nobody knows.
+    /// Annotations of ours that nobody knows, or the first [`UNKNOWN_MAX`] of them.
     pub(super) unknown: Vec<String>,
 }
 
@@ -114,8 +108,8 @@ impl Asked {
             return Ok(Wish::Nothing);
         }
         match value(INJECT) {
-            None | Some("true") => {}
-            Some("false") => return Ok(Wish::OptOut),
+            None | Some(TRUE) => {}
+            Some(FALSE) => return Ok(Wish::OptOut),
             Some(other) => {
                 return Err(refusal(INJECT, other, "give \"false\" to opt out, or remove it"));
             }
@@ -140,6 +134,7 @@ impl Asked {
             unknown: annotations
                 .keys()
                 .filter(|name| name.starts_with(PREFIX) && !KNOWN.contains(name))
+                .take(UNKNOWN_MAX)
                 .map(|name| (*name).to_owned())
                 .collect(),
         };
@@ -226,7 +221,7 @@ fn read_port(text: &str) -> Result<u16, Refusal> {
     let port = text.parse().ok().filter(|port| is_number && *port != 0);
     let port: u16 = port.ok_or_else(|| refusal(APP_PORT, text, remedy))?;
     if PORTS.contains(&port.into()) {
-        let remedy = "which is a port of the pusher; give the application another one";
+        let remedy = "that is a port of the pusher, give the application another one";
         return Err(refusal(APP_PORT, text, remedy));
     }
     Ok(port)

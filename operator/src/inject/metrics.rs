@@ -1,5 +1,7 @@
 //! [`InjectionMetrics`]: what the webhook counts.
 
+use std::time::Duration;
+
 use pyramid_telemetry::metrics::{Counters, Histogram, Key, Label, Registry, Unit};
 
 use super::Outcome;
@@ -26,8 +28,6 @@ pub(super) enum Ended {
     Refused(Why),
     /// What was sent is no review of a pod.
     BadRequest,
-    /// A mistake of ours.
-    Panicked,
 }
 
 impl From<&Result<Outcome, Refusal>> for Ended {
@@ -43,14 +43,13 @@ impl From<&Result<Outcome, Refusal>> for Ended {
 }
 
 impl Ended {
-    const OTHERS: [Self; 7] = [
+    const OTHERS: [Self; 6] = [
         Self::Injected,
         Self::Present,
         Self::OptedOut,
         Self::NotAsked,
         Self::NotCreated,
         Self::BadRequest,
-        Self::Panicked,
     ];
 }
 
@@ -67,7 +66,6 @@ impl Key for Ended {
             Self::NotAsked => Some(3),
             Self::NotCreated => Some(4),
             Self::BadRequest => Some(5),
-            Self::Panicked => Some(6),
             Self::Refused(why) => Some(Self::OTHERS.len() + Key::index(why)?),
         }
     }
@@ -81,29 +79,28 @@ impl Key for Ended {
             Self::NotCreated => ("unchanged", "not_created"),
             Self::Refused(why) => ("refused", why.text()),
             Self::BadRequest => ("failed", "bad_request"),
-            Self::Panicked => ("failed", "panic"),
         };
         vec![("result", result), ("reason", reason)]
     }
 }
 
 impl InjectionMetrics {
-    /// Adds all to what is shown. The registry has no prefix of its own.
+    /// Adds all to a registry with the prefix `pyramid`.
     pub(crate) fn register(&self, registry: &mut Registry) {
         registry.register(
-            "pyramid_injections",
+            "injections",
             "Pods that the webhook was asked about, by what became of them",
             self.injections.clone(),
         );
         registry.register_with_unit(
-            "pyramid_injection",
+            "injection",
             "Time that the webhook took for one answer",
             Unit::Seconds,
             self.took.clone(),
         );
     }
 
-    pub(super) fn ended(&self, ended: Ended, took: std::time::Duration) {
+    pub(super) fn ended(&self, ended: Ended, took: Duration) {
         self.injections.inc(ended);
         self.took.observe(took);
     }
@@ -130,9 +127,9 @@ mod tests {
     #[test]
     fn an_injection_is_counted_and_timed() {
         let metrics = InjectionMetrics::default();
-        let mut registry = Registry::default();
+        let mut registry = Registry::with_prefix("pyramid");
         metrics.register(&mut registry);
-        metrics.ended(Ended::Refused(Why::Port), std::time::Duration::from_millis(2));
+        metrics.ended(Ended::Refused(Why::Port), Duration::from_millis(2));
         let text = text(&registry);
         for line in [
             r#"pyramid_injections_total{result="refused",reason="port"} 1"#,

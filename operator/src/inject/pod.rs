@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use pyramid_crds::annotation;
 use serde_json::{Map, Value};
 
-use super::annotations;
 use super::refusal::Refusal;
 
 type Object = Map<String, Value>;
@@ -82,7 +82,7 @@ impl<'a> Pod<'a> {
 
     /// Who injected, if somebody did.
     pub(super) fn injected_by(&self) -> Option<&'a str> {
-        self.annotations.get(annotations::INJECTED_BY).copied()
+        self.annotations.get(annotation::INJECTED_BY).copied()
     }
 
     pub(super) fn all_containers(&self) -> impl Iterator<Item = &Container<'a>> {

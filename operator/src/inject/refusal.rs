@@ -1,8 +1,9 @@
 //! [`Refusal`]: why a pod is not let in, and what to change.
 
+use pyramid_crds::annotation::{APPEND, SUBSCRIPTIONS};
 use pyramid_telemetry::metrics::Label;
 
-use super::annotations::{APPEND, APPENDS_MAX, SUBSCRIPTIONS, SUBSCRIPTIONS_MAX};
+use super::annotations::{APPENDS_MAX, SUBSCRIPTIONS_MAX};
 use super::container::CONTAINER;
 
 /// A pod is not let in. Its text goes to who creates the pod.

@@ -5,7 +5,6 @@
 //! The review is decoded field by field and not as kube's type: a pod of a later Kubernetes must get
 //! through, and the patch goes out as the base64 text that the API describes.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -38,7 +37,7 @@ pub(crate) struct State(Arc<Inner>);
 
 struct Inner {
     template: Template,
-    subscriptions: Box<dyn Subscriptions + Send + Sync>,
+    subscriptions: Box<dyn Subscriptions>,
     metrics: InjectionMetrics,
 }
 
@@ -46,7 +45,7 @@ impl State {
     /// `subscriptions` is a cache: it is asked in the middle of an answer.
     pub(crate) fn new(
         template: Template,
-        subscriptions: impl Subscriptions + Send + Sync + 'static,
+        subscriptions: impl Subscriptions + 'static,
         metrics: InjectionMetrics,
     ) -> Self {
         let subscriptions = Box::new(subscriptions);
@@ -170,8 +169,7 @@ fn decode(body: &[u8]) -> Result<Request, Bad> {
     Ok(request)
 }
 
-/// Answers one request as `decide` says, whatever becomes of it: what one pod can bring about must
-/// not keep the others from starting.
+/// Answers one request as `decide` says.
 fn review(
     request: Request,
     decide: impl FnOnce(&Request) -> Result<Injection, Refusal>,
@@ -180,13 +178,7 @@ fn review(
         // Containers cannot be added to a pod that is there.
         return (Ended::NotCreated, allowed(request.uid, None, Vec::new()));
     }
-    // Nothing that is shared is changed while deciding.
-    let Ok(decided) = catch_unwind(AssertUnwindSafe(|| decide(&request))) else {
-        let message = "the operator could not decide about this pod, which is a mistake in it; see \
-                       its log";
-        let status = status(500, "InternalError", message.to_owned());
-        return (Ended::Panicked, refused(request.uid, status));
-    };
+    let decided = decide(&request);
     let (decided, warnings) = match decided {
         Ok(Injection { outcome, warnings }) => (Ok(outcome), warnings),
         Err(refusal) => (Err(refusal), Vec::new()),
@@ -197,7 +189,7 @@ fn review(
         Ok(Outcome::Present | Outcome::OptedOut | Outcome::NotAsked) => {
             allowed(request.uid, None, warnings)
         }
-        Err(refusal) => refused(request.uid, status(422, "Invalid", refusal.to_string())),
+        Err(refusal) => refused(request.uid, refusal.to_string()),
     };
     (ended, response)
 }
@@ -211,12 +203,8 @@ fn allowed(uid: String, patch: Option<&Patch>, warnings: Vec<String>) -> Respons
     send(Answer { uid, allowed: true, status: None, patch_type, patch, warnings })
 }
 
-fn status(code: u16, reason: &'static str, message: String) -> Status {
-    Status { status: "Failure", code, reason, message }
-}
-
-fn refused(uid: String, status: Status) -> Response {
-    let status = Some(status);
+fn refused(uid: String, message: String) -> Response {
+    let status = Some(Status { status: "Failure", code: 422, reason: "Invalid", message });
     let warnings = Vec::new();
     send(Answer { uid, allowed: false, status, patch_type: None, patch: None, warnings })
 }

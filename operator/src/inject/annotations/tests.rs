@@ -127,7 +127,7 @@ fn a_port_is_one_that_the_pusher_does_not_have() {
         assert_eq!(with(APP_PORT, text), wrong(APP_PORT, text, remedy));
     }
     for text in ["7410", "7411"] {
-        let remedy = "which is a port of the pusher; give the application another one";
+        let remedy = "that is a port of the pusher, give the application another one";
         assert_eq!(with(APP_PORT, text), wrong(APP_PORT, text, remedy));
     }
 }
@@ -177,4 +177,17 @@ fn only_annotations_of_ours_are_called_unknown() {
         assert!(known.starts_with(PREFIX));
         assert_eq!(with(INJECTED_BY, known).unwrap().unknown, [""; 0]);
     }
+}
+
+#[test]
+fn eight_unknown_annotations_are_warned_of() {
+    let unknown = |count: usize| {
+        let names: Vec<String> = (0..count).map(|n| format!("pyramid.dev/a{n}")).collect();
+        let names = names.iter().map(|name| (name.as_str(), ""));
+        match Asked::read(&names.chain([(APPEND, "*")]).collect()).unwrap() {
+            Wish::Inject(asked) => asked.unknown.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!([unknown(7), unknown(8), unknown(9)], [7, 8, 8]);
 }

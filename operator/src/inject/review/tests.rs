@@ -198,27 +198,6 @@ async fn a_review_of_8_mib_is_read_and_a_longer_one_is_not() {
     assert_eq!(send_to(&state, body).await.0, StatusCode::PAYLOAD_TOO_LARGE);
 }
 
-#[tokio::test]
-async fn a_panic_refuses_one_pod() {
-    let review = serde_json::to_vec(&asked(&pod(&json!({})))).unwrap();
-    let (ended, response) = super::review(decode(&review).unwrap(), |_| panic!("a mistake"));
-    assert_eq!(ended, Ended::Panicked);
-    let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
-    let body: Value = serde_json::from_slice(&body).unwrap();
-    let expected = json!({
-        "uid": "0c9a8d74",
-        "allowed": false,
-        "status": {
-            "status": "Failure",
-            "code": 500,
-            "reason": "InternalError",
-            "message": "the operator could not decide about this pod, which is a mistake in it; \
-                        see its log",
-        },
-    });
-    assert_eq!(body["response"], expected);
-}
-
 #[test]
 fn a_warning_is_cut_where_the_api_server_would() {
     let fits = "ä".repeat(128);

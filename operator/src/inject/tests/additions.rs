@@ -4,9 +4,10 @@ use json_patch::PatchOperation;
 use proptest::collection::{hash_map, vec};
 use proptest::prelude::*;
 use proptest::sample::select;
+use pyramid_crds::{annotation, label};
 use serde_json::{Map, Value, json};
 
-use super::super::{INJECTED_BY_ANNOTATION, INJECTED_LABEL, Outcome};
+use super::super::Outcome;
 use super::inject_shop;
 
 /// Words that mean something in a pod.
@@ -99,7 +100,7 @@ fn asking() -> impl Strategy<Value = Value> {
     let labels = prop_oneof![
         Just(None),
         Just(Some(Value::Null)),
-        Just(Some(json!({ "app": "a", INJECTED_LABEL: "no" }))),
+        Just(Some(json!({ "app": "a", label::INJECTED: "no" }))),
     ];
     let annotations = prop_oneof![
         Just(json!({ "pyramid.dev/subscriptions": "orders-projector,more" })),
@@ -128,7 +129,7 @@ fn keeps(after: &Value, before: &Value) -> bool {
     match (after, before) {
         (_, Value::Null) => true,
         (Value::Object(after), Value::Object(before)) => before.iter().all(|(name, value)| {
-            let ours = [INJECTED_LABEL, INJECTED_BY_ANNOTATION].contains(&name.as_str());
+            let ours = [label::INJECTED, annotation::INJECTED_BY].contains(&name.as_str());
             after.get(name).is_some_and(|now| ours || keeps(now, value))
         }),
         (Value::Array(after), Value::Array(before)) => {
@@ -170,13 +171,13 @@ proptest! {
 
 #[test]
 fn a_loss_is_noticed() {
-    let before = json!({ "a": [1, { "b": 2 }], INJECTED_LABEL: "no" });
-    let same = json!({ "a": [0, 1, { "b": 2, "c": 3 }], INJECTED_LABEL: "true" });
+    let before = json!({ "a": [1, { "b": 2 }], label::INJECTED: "no" });
+    let same = json!({ "a": [0, 1, { "b": 2, "c": 3 }], label::INJECTED: "true" });
     assert!(keeps(&same, &before));
     for after in [
-        json!({ "a": [1], INJECTED_LABEL: "true" }),
-        json!({ "a": [{ "b": 2 }, 1], INJECTED_LABEL: "true" }),
-        json!({ "a": [1, { "b": 3 }], INJECTED_LABEL: "true" }),
+        json!({ "a": [1], label::INJECTED: "true" }),
+        json!({ "a": [{ "b": 2 }, 1], label::INJECTED: "true" }),
+        json!({ "a": [1, { "b": 3 }], label::INJECTED: "true" }),
         json!({ "a": [1, { "b": 2 }] }),
     ] {
         assert!(!keeps(&after, &before), "{after}");

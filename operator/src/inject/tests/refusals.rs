@@ -146,7 +146,7 @@ fn annotations() {
         (
             "pyramid.dev/app-port",
             "7410".to_owned(),
-            "annotation pyramid.dev/app-port is \"7410\"; which is a port of the pusher; give the \
+            "annotation pyramid.dev/app-port is \"7410\"; that is a port of the pusher, give the \
              application another one",
         ),
         (
