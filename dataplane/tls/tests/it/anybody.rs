@@ -1,12 +1,18 @@
 //! Servers whose clients have no certificate.
 
-use pyramid_protocol::SpiffeId;
+use std::path::Path;
+use std::sync::Arc;
+
+use pyramid_protocol::net::{Connect as _, TcpConnect};
+use pyramid_protocol::{Clock, SpiffeId};
 use pyramid_tls::authority::Request;
-use pyramid_tls::{Protocols, Reason, Tls, write_directory};
+use pyramid_tls::{Protocols, Reason, Tls, connect_without_identity, write_directory};
 use rustls::version::TLS12;
 
 use crate::forge::attack;
-use crate::world::{Greeter, TRUST_DOMAIN, World, writer_request};
+use crate::world::{
+    Greeter, TRUST_DOMAIN, World, greeting, in_time, writer_id, writer_request,
+};
 
 fn operator(world: &World) -> Tls {
     let identity = SpiffeId::operator(TRUST_DOMAIN).unwrap();
@@ -84,4 +90,26 @@ async fn a_reload_that_is_asked_for_is_in_use_at_once() {
     assert_ne!(tls.status().serial, serial);
     let server = start(&tls, Protocols::Grpc).await;
     assert_eq!(attack(&server, world.raw_client(None)).await.unwrap(), "nobody");
+}
+
+#[tokio::test]
+async fn a_program_without_a_certificate_knows_the_operator() {
+    let world = World::new();
+    let tls = operator(&world);
+    let server = start(&tls, Protocols::Grpc).await;
+    let bundle = world.authority.bundle_pem();
+    let clock: Arc<dyn Clock> = world.clock.clone();
+    for (expected, is_taken) in
+        [(SpiffeId::operator(TRUST_DOMAIN).unwrap(), true), (writer_id(), false)]
+    {
+        let tcp = Arc::new(TcpConnect);
+        let connect =
+            connect_without_identity(bundle, Path::new("ca.crt"), expected, &clock, tcp).unwrap();
+        let address = format!("localhost:{}", server.address.port());
+        let connected = in_time(connect.connect(&address)).await;
+        assert_eq!(connected.is_ok(), is_taken);
+        if let Ok(io) = connected {
+            assert_eq!(greeting(io).await.unwrap(), "nobody");
+        }
+    }
 }
