@@ -7,6 +7,7 @@
 pub mod settings;
 
 mod admin;
+mod audit;
 mod authority;
 mod bootstrap;
 mod context;

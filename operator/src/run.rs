@@ -19,6 +19,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use pyramid_protocol::net::TcpAccept;
 use pyramid_protocol::{Clock, Entropy as _, SystemClock, SystemEntropy};
 use pyramid_telemetry::logs::causes;
+use pyramid_telemetry::metrics::Registry;
 use pyramid_telemetry::ops;
 use pyramid_tls::{Protocols, Tls};
 use tokio::sync::watch;
@@ -27,8 +28,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use self::health::Vitals;
+use self::lead::Audit;
 use crate::admin::Writers;
+use crate::audit::AuditMetrics;
 use crate::context::{Context, MANAGER, Trust};
+use crate::inject::{InjectionMetrics, Template};
 use crate::issuer::{Access, Issuer};
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
@@ -141,7 +145,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     });
     let stop = Stop { all: shutdown, serving: CancellationToken::new() };
     let mut tasks = JoinSet::new();
-    serve(&mut tasks, &config, &context, &tls, &clock, &stop).await?;
+    let audit = serve(&mut tasks, &config, &context, &tls, &clock, &stop).await?;
     keep_fresh(&mut tasks, &context, sender, tls, &clock, &stop);
     let candidate = Candidate {
         leases: kube::Api::namespaced(context.client.clone(), &config.namespace),
@@ -150,7 +154,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         duration: Duration::from_secs(context.settings.waits.lease_seconds.into()),
         clock,
     };
-    tasks.spawn(lead::lead(candidate, context, stop.all.clone()));
+    tasks.spawn(lead::lead(candidate, context, audit, stop.all.clone()));
     supervise(tasks, &stop).await
 }
 
@@ -224,7 +228,7 @@ async fn bind(address: SocketAddr) -> Result<TcpAccept, Error> {
     TcpAccept::bind(address).await.map_err(|source| Error::Listen { address, source })
 }
 
-/// Starts webhook, issuer and health.
+/// Starts webhook, issuer and health, and gives what the audit of the leader needs.
 async fn serve(
     tasks: &mut JoinSet<Outcome>,
     config: &Config,
@@ -232,15 +236,30 @@ async fn serve(
     tls: &Tls,
     clock: &Arc<dyn Clock>,
     stop: &Stop,
-) -> Result<(), Error> {
+) -> Result<Audit, Error> {
+    let stopped = || stop.serving.clone();
     let metrics = context.metrics.clone();
+    let (subscriptions, filling) = inject::watch(context.client.clone());
+    let until = stopped();
+    tasks.spawn(async move {
+        until.run_until_cancelled(filling).await;
+        Ok("cache of Subscriptions")
+    });
+    let injections = InjectionMetrics::default();
+    let template = Template::new(env!("CARGO_PKG_VERSION"), context.settings.pusher.clone());
+    let state = inject::State::new(template, subscriptions.clone(), injections.clone());
     let webhook = tls.accept_anybody(bind(config.webhook_listen).await?, Protocols::Http);
-    let serving = webhook::serve(webhook, inject::router(), metrics.clone(), stop.serving.clone());
+    let serving = webhook::serve(webhook, inject::router(state), metrics.clone(), stopped());
     tasks.spawn(async move {
         serving.await;
         Ok("webhook")
     });
-    let (access, watch) = Access::new();
+    let (access, watch) = Access::new(subscriptions.clone());
+    let filling = watch.run(context.client.clone(), stopped());
+    tasks.spawn(async move {
+        filling.await;
+        Ok("cache of Streams")
+    });
     let issuer = Issuer {
         client: context.client.clone(),
         trust: context.trust.clone(),
@@ -250,27 +269,34 @@ async fn serve(
         metrics: metrics.clone(),
     };
     let listener = tls.accept_anybody(bind(config.issuer_listen).await?, Protocols::Grpc);
-    let serving = issuer::serve(listener, issuer, stop.serving.clone());
+    let serving = issuer::serve(listener, issuer, stopped());
     tasks.spawn(async move {
         serving.await.map_err(Error::Issuer)?;
         Ok("issuer")
     });
-    let filling = watch.run(context.client.clone(), stop.serving.clone());
-    tasks.spawn(async move {
-        filling.await;
-        Ok("access lists")
-    });
+    let audit = Audit { subscriptions, metrics: AuditMetrics::default() };
+    let mut registry = metrics.registry(tls, context.trust.clone());
+    injections.register(&mut registry);
+    audit.metrics.register(&mut registry);
+    serve_ops(tasks, config, access, registry, stop).await?;
+    Ok(audit)
+}
+
+/// Starts health and metrics.
+async fn serve_ops(
+    tasks: &mut JoinSet<Outcome>,
+    config: &Config,
+    access: Access,
+    registry: Registry,
+    stop: &Stop,
+) -> Result<(), Error> {
     let vitals = Arc::new(Vitals::new(access, stop.all.clone()));
     let beating = vitals.pulse().keep_beating();
-    let stopped = stop.serving.clone();
+    let until = stop.serving.clone();
     tasks.spawn(async move {
-        tokio::select! {
-            () = beating => {}
-            () = stopped.cancelled() => {}
-        }
+        until.run_until_cancelled(beating).await;
         Ok("pulse")
     });
-    let registry = metrics.registry(tls, context.trust.clone());
     let serving =
         ops::serve(bind(config.ops_listen).await?, vitals, registry, stop.serving.clone());
     tasks.spawn(async move {

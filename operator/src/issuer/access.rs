@@ -1,6 +1,5 @@
 //! Which service accounts access lists name.
 
-use std::fmt;
 use std::pin::pin;
 
 use futures::{FutureExt as _, StreamExt as _};
@@ -8,53 +7,56 @@ use kube::core::DeserializeGuard;
 use kube::runtime::reflector::store::{Writer, WriterDropped};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client};
 use pyramid_crds::stream::{ANY_ACCOUNT, Account};
 use pyramid_crds::{Stream, Subscription};
-use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 /// What was read, or that it cannot be read: then it names nobody.
 type Guarded<K> = DeserializeGuard<K>;
 
-/// All Streams and Subscriptions.
+/// All Streams and Subscriptions. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Access {
     streams: Store<Guarded<Stream>>,
     subscriptions: Store<Guarded<Subscription>>,
 }
 
-/// Fills an [`Access`].
+/// Fills the Streams of an [`Access`].
 pub(crate) struct Watch {
     streams: Writer<Guarded<Stream>>,
-    subscriptions: Writer<Guarded<Subscription>>,
 }
 
 impl Access {
-    /// Empty, and what fills it.
-    pub(crate) fn new() -> (Self, Watch) {
-        let (streams, streams_writer) = reflector::store();
-        let (subscriptions, subscriptions_writer) = reflector::store();
-        let watch = Watch { streams: streams_writer, subscriptions: subscriptions_writer };
-        (Self { streams, subscriptions }, watch)
+    /// With a cache of Subscriptions that another fills, and what fills the Streams.
+    pub(crate) fn new(subscriptions: Store<Guarded<Subscription>>) -> (Self, Watch) {
+        let (streams, writer) = reflector::store();
+        (Self { streams, subscriptions }, Watch { streams: writer })
+    }
+
+    /// Nothing is read yet.
+    #[cfg(test)]
+    pub(crate) fn unread() -> Self {
+        Self::new(reflector::store().0).0
     }
 
     /// All that there is.
     #[cfg(test)]
     pub(crate) fn filled(streams: Vec<Stream>, subscriptions: Vec<Subscription>) -> Self {
-        let (access, mut watch) = Self::new();
+        let (store, mut writer) = reflector::store();
+        let (access, mut watch) = Self::new(store);
         watch.streams.apply_watcher_event(&watcher::Event::Init);
         for stream in streams {
             let event = watcher::Event::InitApply(DeserializeGuard(Ok(stream)));
             watch.streams.apply_watcher_event(&event);
         }
         watch.streams.apply_watcher_event(&watcher::Event::InitDone);
-        watch.subscriptions.apply_watcher_event(&watcher::Event::Init);
+        writer.apply_watcher_event(&watcher::Event::Init);
         for subscription in subscriptions {
             let event = watcher::Event::InitApply(DeserializeGuard(Ok(subscription)));
-            watch.subscriptions.apply_watcher_event(&event);
+            writer.apply_watcher_event(&event);
         }
-        watch.subscriptions.apply_watcher_event(&watcher::Event::InitDone);
+        writer.apply_watcher_event(&watcher::Event::InitDone);
         access
     }
 
@@ -80,26 +82,14 @@ impl Access {
 impl Watch {
     /// Runs until `shutdown`.
     pub(crate) async fn run(self, client: Client, shutdown: CancellationToken) {
-        let streams = fill(Api::all(client.clone()), self.streams);
-        let subscriptions = fill(Api::all(client), self.subscriptions);
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => {}
-            () = streams => {}
-            () = subscriptions => {}
-        }
-    }
-}
-
-async fn fill<K>(api: Api<K>, writer: Writer<K>)
-where
-    K: Resource<DynamicType = ()> + Clone + fmt::Debug + DeserializeOwned + Send + Sync + 'static,
-{
-    let events = watcher(api, watcher::Config::default()).default_backoff().reflect(writer);
-    let mut events = pin!(events);
-    while let Some(event) = events.next().await {
-        if let Err(error) = event {
-            tracing::debug!(%error, "the watch of access lists begins again");
+        let api = Api::<Guarded<Stream>>::all(client);
+        let config = watcher::Config::default();
+        let events = watcher(api, config).default_backoff().reflect(self.streams);
+        let mut events = pin!(events);
+        while let Some(Some(event)) = shutdown.run_until_cancelled(events.next()).await {
+            if let Err(error) = event {
+                tracing::warn!(%error, "the watch of Streams broke and is taken up again");
+            }
         }
     }
 }
@@ -203,11 +193,12 @@ mod tests {
 
     #[test]
     fn access_lists_are_ready_when_both_kinds_were_read() {
-        let (access, mut watch) = Access::new();
+        let (store, mut writer) = reflector::store();
+        let (access, mut watch) = Access::new(store);
         assert!(!access.is_ready());
         watch.streams.apply_watcher_event(&watcher::Event::InitDone);
         assert!(!access.is_ready());
-        watch.subscriptions.apply_watcher_event(&watcher::Event::InitDone);
+        writer.apply_watcher_event(&watcher::Event::InitDone);
         assert!(access.is_ready());
     }
 }

@@ -174,7 +174,7 @@ async fn a_token_without_a_pod_needs_an_access_list_and_is_told_so() {
 
 #[tokio::test]
 async fn before_the_access_lists_are_read_nobody_is_told_that_they_lack_him() {
-    let world = World::with_tokens(Access::new().0).await;
+    let world = World::with_tokens(Access::unread()).await;
     assert_eq!(world.refused("unbound", CSR).await.0, Reason::Unavailable);
     world.api.put(POD, pod("uid-1", &json!({"pyramid.dev/append": "*"})));
     assert!(world.issue("bound", CSR).await.is_ok());

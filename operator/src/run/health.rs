@@ -48,12 +48,11 @@ impl Health for Vitals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::issuer::Access;
 
     #[tokio::test]
     async fn a_replica_is_ready_from_its_caches_to_its_stop() {
         let shutdown = CancellationToken::new();
-        let empty = Vitals::new(Access::new().0, shutdown.clone());
+        let empty = Vitals::new(Access::unread(), shutdown.clone());
         assert!(empty.ready().unwrap_err().starts_with("Streams and Subscriptions"));
         let filled = Vitals::new(Access::filled(Vec::new(), Vec::new()), shutdown.clone());
         assert_eq!(filled.ready(), Ok(()));

@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::Store;
+use pyramid_crds::Subscription;
 use pyramid_telemetry::logs::causes;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Outcome};
+use crate::audit::{self, AuditMetrics};
 use crate::context::Context;
 use crate::leader::{Candidate, Leadership};
 use crate::{bootstrap, stats, stream, subscription, webhook_bundle, writer};
@@ -17,11 +21,31 @@ use crate::{bootstrap, stats, stream, subscription, webhook_bundle, writer};
 /// Controllers have this long to end what they do.
 const CONTROLLERS_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What the pod audit needs besides the context. Clones share it.
+#[derive(Clone)]
+pub(super) struct Audit {
+    pub(super) subscriptions: Store<DeserializeGuard<Subscription>>,
+    pub(super) metrics: AuditMetrics,
+}
+
+impl Audit {
+    /// Runs until `shutdown`, once the cache is full.
+    async fn run(self, context: Arc<Context>, shutdown: CancellationToken) {
+        let Self { subscriptions, metrics } = self;
+        // The cache is filled for as long as the process runs; if that ended, its task tells it.
+        let filled = shutdown.run_until_cancelled(subscriptions.wait_until_ready()).await;
+        if matches!(filled, Some(Ok(()))) {
+            audit::run(context, Arc::new(subscriptions), metrics, shutdown).await;
+        }
+    }
+}
+
 /// Waits for the lease, then runs the controllers. The lease is given back only after they have
 /// stopped; if it is lost they stop at once, with the process.
 pub(super) async fn lead(
     candidate: Candidate,
     context: Arc<Context>,
+    audit: Audit,
     shutdown: CancellationToken,
 ) -> Outcome {
     let Some(mut leadership) = candidate.acquire(&shutdown).await else {
@@ -33,6 +57,11 @@ pub(super) async fn lead(
     tracing::info!(transitions, "this replica leads");
     let stop = CancellationToken::new();
     let mut controllers = controllers(&context, &stop);
+    let auditing = audit.run(Arc::clone(&context), stop.clone());
+    controllers.spawn(async move {
+        auditing.await;
+        "pod audit"
+    });
     let ended = tokio::select! {
         biased;
         lost = leadership.keep() => Err(Error::Lost { text: causes(&lost) }),

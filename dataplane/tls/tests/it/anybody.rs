@@ -10,9 +10,7 @@ use pyramid_tls::{Protocols, Reason, Tls, connect_without_identity, write_direct
 use rustls::version::TLS12;
 
 use crate::forge::attack;
-use crate::world::{
-    Greeter, TRUST_DOMAIN, World, greeting, in_time, writer_id, writer_request,
-};
+use crate::world::{Greeter, TRUST_DOMAIN, World, greeting, in_time, writer_id, writer_request};
 
 fn operator(world: &World) -> Tls {
     let identity = SpiffeId::operator(TRUST_DOMAIN).unwrap();
