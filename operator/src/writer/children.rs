@@ -19,7 +19,7 @@ use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount, ServicePort, S
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use pyramid_crds::{Writer, label};
 
-pub(crate) use stateful_set::{Volume, stateful_set};
+pub(crate) use stateful_set::{Volume, image, stateful_set};
 
 /// Producers, pushers and the command.
 pub(crate) const CLIENT_PORT: i32 = 7400;
