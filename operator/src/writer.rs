@@ -44,8 +44,8 @@ use crate::{admin, pki};
 
 /// Writers that are worked on at once.
 const CONCURRENCY: u16 = 4;
-/// Events of one Writer within this time are one visit.
-const DEBOUNCE: Duration = Duration::from_secs(1);
+/// Streams are counted again after this long: many may come at once.
+const COUNT_AGAIN: Duration = Duration::from_secs(5);
 /// Steps of one pass. A new Writer takes ten; a pass that goes on and on is a bug, and waits.
 const STEPS_MAX: usize = 24;
 /// First and longest wait after a failure.
@@ -119,6 +119,8 @@ struct Shared {
 struct Memory {
     /// Failures in a row.
     failures: HashMap<ObjectRef<Writer>, u32>,
+    /// How many Streams were bound, and when they were counted.
+    streams: HashMap<ObjectRef<Writer>, (usize, Instant)>,
     /// The one Writer whose Pod is being replaced, and since when.
     rolling: Option<(ObjectRef<Writer>, Instant)>,
 }
@@ -129,7 +131,7 @@ type Guarded = DeserializeGuard<Writer>;
 pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     let client = &context.client;
     let mut controller = Controller::new(Api::<Guarded>::all(client.clone()), pages())
-        .with_config(controller::Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE));
+        .with_config(controller::Config::default().concurrency(CONCURRENCY));
     let bound = streams::Bound::default();
     let streams = Api::<DeserializeGuard<Stream>>::all(client.clone());
     controller = controller.watches(streams, pages(), move |stream| bound.changed(&stream));
@@ -247,7 +249,8 @@ impl Shared {
         key: &ObjectRef<Writer>,
     ) -> Result<Action, Error> {
         let api = Api::<Writer>::namespaced(self.context.client.clone(), namespace);
-        let mut pass = Pass::default();
+        let counted = self.counted(key);
+        let mut pass = Pass { streams: counted, ..Pass::default() };
         for _ in 0..STEPS_MAX {
             let read = api.get_opt(name).await.map_err(Error::kube("read the Writer"))?;
             let Some(writer) = read else {
@@ -256,6 +259,9 @@ impl Shared {
             };
             let parent = Parent { writer: &writer, name, namespace };
             let live = observe::read(&self.context, parent, &mut pass).await?;
+            if counted.is_none() {
+                self.memory().streams.insert(key.clone(), (live.streams, Instant::now()));
+            }
             let seen = live.observed(parent, pass)?;
             let mut step = plan(&seen);
             if matches!(step, Step::EvictPod { .. }) && !self.may_roll(key) {
@@ -264,6 +270,12 @@ impl Shared {
             let ends = matches!(step, Step::Stop(_) | Step::Wait(_) | Step::Stable | Step::Gone);
             if ends {
                 self.settle(parent, &live, &seen, &step, key).await?;
+                // What came since the Streams were counted is told a moment later.
+                let step = if counted.is_some() && step == Step::Stable {
+                    Step::Wait(Wait::Streams)
+                } else {
+                    step
+                };
                 return Ok(self.again(&step));
             }
             tracing::info!(namespace, name, ?step, "Writer");
@@ -271,6 +283,13 @@ impl Shared {
         }
         tracing::warn!(namespace, name, "the Writer needs more steps than it should");
         Ok(Action::requeue(self.context.settings.waits.progress()))
+    }
+
+    /// How many Streams are bound, if they were counted a moment ago.
+    fn counted(&self, key: &ObjectRef<Writer>) -> Option<usize> {
+        let memory = self.memory();
+        let (streams, when) = memory.streams.get(key)?;
+        (when.elapsed() < COUNT_AGAIN).then_some(*streams)
     }
 
     /// Ends a pass: says how it stands.
@@ -340,9 +359,8 @@ impl Shared {
         let since = invalid.metadata.creation_timestamp.clone().unwrap_or_else(now);
         let look = Observation { previous: &[], generation, now: since };
         let message = format!("the spec cannot be read: {}", invalid.error);
-        let conditions = [(types::READY, Truth::False), (types::STALLED, Truth::True)].map(
-            |(r#type, truth)| look.condition(r#type, truth, reasons::INVALID_SPEC, &*message),
-        );
+        let conditions = [(types::READY, Truth::False), (types::STALLED, Truth::True)]
+            .map(|(r#type, truth)| look.condition(r#type, truth, reasons::INVALID_SPEC, &*message));
         act::refuse(&self.context, namespace, name, &invalid.metadata, &conditions).await?;
         Ok(Action::await_change())
     }
@@ -351,9 +369,10 @@ impl Shared {
     fn may_roll(&self, key: &ObjectRef<Writer>) -> bool {
         let now = Instant::now();
         let mut memory = self.memory();
-        let is_taken = memory.rolling.as_ref().is_some_and(|(other, since)| {
-            other != key && now.duration_since(*since) < ROLLOUT_MAX
-        });
+        let is_taken = memory
+            .rolling
+            .as_ref()
+            .is_some_and(|(other, since)| other != key && now.duration_since(*since) < ROLLOUT_MAX);
         if !is_taken {
             memory.rolling = Some((key.clone(), now));
         }
@@ -366,7 +385,10 @@ impl Shared {
 
     fn forget(&self, namespace: &str, name: &str, key: &ObjectRef<Writer>) {
         self.end_rollout(key);
-        self.memory().failures.remove(key);
+        let mut memory = self.memory();
+        memory.failures.remove(key);
+        memory.streams.remove(key);
+        drop(memory);
         self.context.writers.forget(namespace, name);
     }
 }

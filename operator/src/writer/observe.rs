@@ -16,7 +16,7 @@ use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, Resource, ResourceExt};
 use pyramid_crds::writer::{
-    CA_KEY, CREDENTIALS_ACCESS_KEY_ID, CREDENTIALS_SECRET_ACCESS_KEY, Fate, WriterStatus,
+    CA_KEY, CREDENTIALS_ACCESS_KEY_ID, CREDENTIALS_SECRET_ACCESS_KEY, WriterStatus,
 };
 use pyramid_crds::{Stream, Writer, annotation, finalizer, label};
 use pyramid_protocol::pb::v1::{self as pb, DataState};
@@ -134,10 +134,19 @@ pub(crate) async fn read(
     if live.claim_size(parent.writer).is_some_and(|size| size.is_too_small()) {
         live.class_grows = reader.class_grows(live.claim.as_ref()).await?;
     }
-    if live.pod.is_some() {
+    if live.pod.as_ref().is_some_and(runs) {
         live.answer = Some(ask(context, parent).await);
     }
     Ok(live)
+}
+
+/// Whether it is worth asking: a name that is looked up too early is unknown for a while.
+fn runs(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| {
+        let states = status.container_statuses.iter().flatten();
+        let mut states = states.filter_map(|container| container.state.as_ref());
+        status.pod_ip.is_some() && states.any(|state| state.running.is_some())
+    })
 }
 
 async fn ask(context: &Context, parent: Parent<'_>) -> Result<pb::GetInfoResponse, admin::Error> {
@@ -203,7 +212,7 @@ impl Reader<'_> {
         if let Some(encryption) = &writer.spec.encryption {
             let name = &encryption.key_secret_ref.name;
             let secret: Option<Secret> = self.get(name).await?;
-            if !secret.is_some_and(|secret| has_keys(&secret, &[children::FIRST_KEK])) {
+            if !secret.is_some_and(|secret| has_kek(&secret)) {
                 let text = format!(
                     "Secret {namespace}/{name} with the key \"{}\" of 32 bytes",
                     children::FIRST_KEK
@@ -226,7 +235,8 @@ impl Reader<'_> {
         if let Some(reference) = &writer.spec.object_storage.ca_config_map_ref {
             let name = &reference.name;
             let map: Option<ConfigMap> = self.get(name).await?;
-            let has_key = map.and_then(|map| map.data).is_some_and(|data| data.contains_key(CA_KEY));
+            let has_key =
+                map.and_then(|map| map.data).is_some_and(|data| data.contains_key(CA_KEY));
             if !has_key {
                 let text = format!("ConfigMap {namespace}/{name} with the key \"{CA_KEY}\"");
                 miss(Input::Authorities, text);
@@ -244,6 +254,11 @@ impl Reader<'_> {
         let class = api.get_opt(&class).await.map_err(Error::kube("read the StorageClass"))?;
         Ok(class.is_some_and(|class| class.allow_volume_expansion == Some(true)))
     }
+}
+
+/// Keys are numbers; which one is in use is the Writer's business.
+fn has_kek(secret: &Secret) -> bool {
+    secret.data.iter().flatten().any(|(name, _)| name.parse::<u32>().is_ok())
 }
 
 fn has_keys(secret: &Secret, keys: &[&str]) -> bool {
@@ -313,7 +328,10 @@ impl Live {
             replicas: writer.spec.replicas,
             when_deleted: writer.spec.storage.when_deleted,
             deletion,
-            has_finalizer: writer.finalizers().iter().any(|name| name == finalizer::PROTECT_VOLUMES),
+            has_finalizer: writer
+                .finalizers()
+                .iter()
+                .any(|name| name == finalizer::PROTECT_VOLUMES),
             is_enabled: self.is_enabled,
             cluster_id: status.map(cluster_id).transpose()?.flatten(),
             member: status.and_then(|status| member(status, &parent.names())),
@@ -345,8 +363,8 @@ impl Live {
     }
 
     fn claim_seen(&self, claim: &PersistentVolumeClaim, writer: &Writer) -> ClaimSeen {
-        let is_bound = claim.status.as_ref().and_then(|status| status.phase.as_deref())
-            == Some("Bound");
+        let is_bound =
+            claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
         let size = match self.claim_size(writer) {
             Some(size) if size.is_too_small() && self.class_grows => SizeSeen::Small,
             Some(size) if size.is_too_small() => SizeSeen::Fixed,
@@ -434,7 +452,8 @@ fn controller(
 
 fn set_seen(set: &StatefulSet, parent: Parent<'_>) -> SetSeen {
     let status = set.status.as_ref();
-    let is_current = status.and_then(|status| status.observed_generation)
+    let is_current = status
+        .and_then(|status| status.observed_generation)
         .is_some_and(|observed| Some(observed) == set.metadata.generation);
     SetSeen {
         uid: set.uid().unwrap_or_default(),
@@ -461,14 +480,10 @@ fn pod_seen(pod: &Pod, set: Option<&StatefulSet>) -> PodSeen {
 
 pub(crate) fn is_pod_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|condition| {
-        condition.type_ == "Ready" && condition.status == "True"
-    })
-}
-
-/// Whether volumes go with their Writer.
-pub(crate) fn deletes_volumes(writer: &Writer) -> bool {
-    writer.spec.storage.when_deleted == Fate::Delete
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 #[cfg(test)]

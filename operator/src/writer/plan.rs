@@ -287,7 +287,7 @@ pub(crate) fn plan(seen: &Observed) -> Step {
         return Step::Stop(Stop::NamespaceNotEnabled);
     }
     if seen.replicas != 1 {
-        return certificate_or(seen, Stop::ReplicasNotSupported);
+        return certificate_and(seen, Step::Stop(Stop::ReplicasNotSupported));
     }
     if let Some(foreign) = &seen.foreign {
         return if foreign.is_of_earlier {
@@ -331,12 +331,16 @@ fn plan_cluster(seen: &Observed, cluster_id: ClusterId) -> Step {
         && !is_stamped
     {
         let words = format!("it is marked as that of cluster {stamp}");
-        return certificate_or(seen, Stop::ForeignVolume(words));
+        return certificate_and(seen, Step::Stop(Stop::ForeignVolume(words)));
     }
     let is_founded = seen.member.is_some() || is_stamped;
     if seen.kek == KekSeen::Absent {
         // A second key would not open what the first has closed.
-        return if is_founded { certificate_or(seen, Stop::KekLost) } else { Step::CreateKek };
+        return if is_founded {
+            certificate_and(seen, Step::Stop(Stop::KekLost))
+        } else {
+            Step::CreateKek
+        };
     }
     if !seen.missing.is_empty() && seen.set.is_none() {
         // A volume that was missing once is tried again only after a while.
@@ -442,15 +446,11 @@ fn plan_replica(
     }
 }
 
-/// Looks after the certificate of a Writer that runs, and then stops: whatever else is the matter,
-/// it must be able to prove who it is.
-fn certificate_or(seen: &Observed, stop: Stop) -> Step {
+/// Looks after the certificate of a Writer that runs, and then does no more: whatever else is the
+/// matter, it must be able to prove who it is.
+fn certificate_and(seen: &Observed, last: Step) -> Step {
     let runs = seen.set.as_ref().is_some_and(|set| set.is_ours);
-    if runs && !seen.is_tls_applied && seen.foreign.is_none() {
-        Step::ApplyTls
-    } else {
-        Step::Stop(stop)
-    }
+    if runs && !seen.is_tls_applied && seen.foreign.is_none() { Step::ApplyTls } else { last }
 }
 
 fn plan_deletion(seen: &Observed, deletion: Deletion) -> Step {
@@ -466,7 +466,7 @@ fn plan_deletion(seen: &Observed, deletion: Deletion) -> Step {
         return Step::Stop(Stop::NamespaceNotEnabled);
     }
     if streams > 0 {
-        return Step::Wait(Wait::Streams);
+        return certificate_and(seen, Step::Wait(Wait::Streams));
     }
     let Some(cluster_id) = seen.cluster_id else {
         // It never had a volume.

@@ -30,7 +30,8 @@ pub(crate) fn bytes(text: &str) -> Option<u64> {
     // `1e3`, without any other suffix.
     let number = match number.split_once(['e', 'E']) {
         Some((mantissa, exponent)) if suffix.is_none() => {
-            factor = 10_u128.checked_pow(exponent.strip_prefix('+').unwrap_or(exponent).parse().ok()?)?;
+            factor = 10_u128
+                .checked_pow(exponent.strip_prefix('+').unwrap_or(exponent).parse().ok()?)?;
             mantissa
         }
         Some(_) | None => number,
@@ -74,9 +75,22 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_none() {
-        for text in ["", "Gi", ".", "-1", "+1", "1 Gi", "1GiB", "1.2.3", "1e", "1e-3", "1e3Ki", "16Ei",
-            "18446744073709551616", "1e99"]
-        {
+        for text in [
+            "",
+            "Gi",
+            ".",
+            "-1",
+            "+1",
+            "1 Gi",
+            "1GiB",
+            "1.2.3",
+            "1e",
+            "1e-3",
+            "1e3Ki",
+            "16Ei",
+            "18446744073709551616",
+            "1e99",
+        ] {
             assert_eq!(bytes(text), None, "{text}");
         }
     }

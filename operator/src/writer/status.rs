@@ -69,9 +69,11 @@ impl Facts<'_> {
     }
 
     fn image(&self) -> String {
-        let running = self.live.pod.as_ref().and_then(|pod| {
-            pod.spec.as_ref()?.containers.first()?.image.clone()
-        });
+        let running = self
+            .live
+            .pod
+            .as_ref()
+            .and_then(|pod| pod.spec.as_ref()?.containers.first()?.image.clone());
         running.unwrap_or_else(|| children::image(self.parent, self.settings).to_owned())
     }
 
@@ -102,7 +104,8 @@ impl Facts<'_> {
             let (reason, message) = self.stop(stop);
             return (Truth::False, reason, message);
         }
-        if self.step == &Step::Wait(Wait::EarlierWriter) || self.step == &Step::Wait(Wait::EarlierClaim)
+        if self.step == &Step::Wait(Wait::EarlierWriter)
+            || self.step == &Step::Wait(Wait::EarlierClaim)
         {
             let message = "waits until what an earlier Writer of this name has left is gone";
             return (Truth::False, reasons::PENDING, message.to_owned());
@@ -136,9 +139,7 @@ impl Facts<'_> {
     fn progressing(&self) -> Verdict {
         let yes = |reason, message: &str| (Truth::True, reason, message.to_owned());
         match self.step {
-            Step::Stop(_) => {
-                (Truth::False, STALLED, "stands still until somebody acts".to_owned())
-            }
+            Step::Stop(_) => (Truth::False, STALLED, "stands still until somebody acts".to_owned()),
             Step::Stable | Step::Gone => (Truth::False, reasons::STABLE, String::new()),
             Step::Wait(Wait::Growth) | Step::GrowClaim { .. } => {
                 yes(reasons::EXPANDING_VOLUMES, "the volume grows")
@@ -315,9 +316,11 @@ fn trouble(pod: &Pod) -> Option<String> {
         return None;
     }
     let status = pod.status.as_ref()?;
-    let unscheduled = status.conditions.iter().flatten().find(|condition| {
-        condition.type_ == "PodScheduled" && condition.status == "False"
-    });
+    let unscheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     if let Some(condition) = unscheduled {
         return condition.message.clone();
     }
@@ -359,9 +362,8 @@ pub(crate) fn news(before: &WriterStatus, after: &WriterStatus) -> Vec<News> {
     let changed = |r#type: &str| {
         let condition = find(&after.conditions, r#type)?;
         let old = find(&before.conditions, r#type);
-        let is_same = old.is_some_and(|old| {
-            old.status == condition.status && old.reason == condition.reason
-        });
+        let is_same =
+            old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason);
         (condition.status == Truth::True.as_str() && !is_same).then_some(condition)
     };
     let stalled = changed(types::STALLED).map(|condition| News {

@@ -16,8 +16,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use pyramid_crds::writer::{CA_KEY, ObjectStorage};
 use pyramid_crds::label;
+use pyramid_crds::writer::{CA_KEY, ObjectStorage};
 
 use super::{ADMIN_PORT, CLIENT_PORT, OPS_PORT, Parent, selector};
 use crate::settings::Settings;
@@ -254,8 +254,7 @@ fn args(parent: Parent<'_>, volume_bytes: u64) -> Vec<String> {
         credentials_secret_ref,
         ca_config_map_ref,
     } = &parent.writer.spec.object_storage;
-    let prefix =
-        prefix.clone().unwrap_or_else(|| format!("{}/{}", parent.namespace, parent.name));
+    let prefix = prefix.clone().unwrap_or_else(|| format!("{}/{}", parent.namespace, parent.name));
     let mut args = vec![
         format!("--data-dir={DATA}"),
         format!("--listen=0.0.0.0:{CLIENT_PORT}"),
@@ -284,11 +283,8 @@ fn mounts(objects: &ObjectStorage) -> Vec<VolumeMount> {
         ..VolumeMount::default()
     };
     // Whole directories: what is mounted with `subPath` is never updated.
-    let mut mounts = vec![
-        mount(DATA_CLAIM, DATA, false),
-        mount("tls", TLS, true),
-        mount("kek", KEK, true),
-    ];
+    let mut mounts =
+        vec![mount(DATA_CLAIM, DATA, false), mount("tls", TLS, true), mount("kek", KEK, true)];
     mounts.extend(objects.credentials_secret_ref.iter().map(|_| mount("s3", S3, true)));
     mounts.extend(objects.ca_config_map_ref.iter().map(|_| mount("s3-ca", S3_CA, true)));
     mounts

@@ -1,5 +1,6 @@
 //! What is concluded from objects.
 
+use pyramid_crds::writer::Fate;
 use serde_json::json;
 
 use super::super::fixture::{self, CLUSTER, from, parent, writer};
@@ -204,4 +205,31 @@ fn a_cluster_id_that_somebody_wrote_by_hand_is_an_error() {
     writer.status.as_mut().unwrap().cluster_id = Some("mine".to_owned());
     let error = live().observed(parent(&writer), Pass::default()).unwrap_err();
     assert!(matches!(error, Error::ClusterId { .. }), "{error:?}");
+}
+
+#[test]
+fn only_a_pod_that_runs_and_has_an_address_is_asked() {
+    let pod = |ip: Option<&str>, state: &str| {
+        from::<Pod>(json!({
+            "metadata": {},
+            "status": {
+                "podIP": ip,
+                "containerStatuses": [{
+                    "name": "writer", "image": "i", "imageID": "", "ready": false,
+                    "restartCount": 0, "state": {state: {}},
+                }],
+            },
+        }))
+    };
+    assert!(runs(&pod(Some("10.0.0.1"), "running")));
+    assert!(!runs(&pod(None, "running")));
+    assert!(!runs(&pod(Some("10.0.0.1"), "waiting")));
+    assert!(!runs(&fixture::pod()));
+}
+
+#[test]
+fn keys_of_the_user_are_numbers() {
+    let secret = |key: &str| from::<Secret>(json!({"data": {key: ""}}));
+    assert!(has_kek(&secret("1")) && has_kek(&secret("17")));
+    assert!(!has_kek(&secret("key")) && !has_kek(&Secret::default()));
 }

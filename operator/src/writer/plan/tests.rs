@@ -83,7 +83,8 @@ fn cluster_ids_have_one_text() {
     let text = "00112233445566778899aabbccddeeff";
     assert_eq!(text.parse::<ClusterId>().unwrap().to_string(), text);
     assert_eq!(ClusterId([0; 16]).to_string(), "0".repeat(32));
-    for wrong in ["", &text[1..], &text.to_uppercase(), &text.replace('0', "g"), &format!("+{}", &text[1..])]
+    for wrong in
+        ["", &text[1..], &text.to_uppercase(), &text.replace('0', "g"), &format!("+{}", &text[1..])]
     {
         assert_eq!(wrong.parse::<ClusterId>(), Err(ParseClusterIdError), "{wrong}");
     }
@@ -235,8 +236,7 @@ fn the_finalizer_is_there_exactly_if_volumes_go_with_the_writer() {
 
 #[test]
 fn volumes_go_after_streams_set_and_pod_and_only_under_the_finalizer() {
-    let deletion =
-        Deletion { is_namespace_terminating: false, is_forced: false, streams: 0 };
+    let deletion = Deletion { is_namespace_terminating: false, is_forced: false, streams: 0 };
     let deleting = |deletion: Deletion, change: fn(&mut Observed)| {
         with(|seen| {
             seen.when_deleted = Fate::Delete;

@@ -252,9 +252,7 @@ fn a_deletion_tells_what_holds_it_up() {
 
 #[test]
 fn why_a_pod_is_not_ready_is_told_in_the_words_of_the_cluster() {
-    let pod = |status: serde_json::Value| {
-        trouble(&from(json!({"metadata": {}, "status": status})))
-    };
+    let pod = |status: serde_json::Value| trouble(&from(json!({"metadata": {}, "status": status})));
     let unscheduled = json!({
         "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}],
     });
