@@ -65,8 +65,6 @@ pub mod reasons {
     pub const VOLUMES_PENDING: &str = "VolumesPending";
     /// `StorageReady`: the StorageClass does not let volumes grow.
     pub const EXPANSION_UNSUPPORTED: &str = "ExpansionUnsupported";
-    /// `StorageReady`: a volume did not grow in time.
-    pub const EXPANSION_FAILED: &str = "ExpansionFailed";
     /// `StorageReady`: a replica that held data came up empty.
     pub const VOLUME_LOST: &str = "VolumeLost";
     /// `StorageReady`: a replica holds the data of another cluster, or data that it cannot read.
