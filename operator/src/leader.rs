@@ -74,7 +74,7 @@ impl Candidate {
 
     /// Waits until the lease is ours, or until `shutdown`.
     pub(crate) async fn acquire(self, shutdown: &CancellationToken) -> Option<Leadership> {
-        let mut seen: Option<(Option<LeaseSpec>, Instant)> = None;
+        let mut seen = None;
         loop {
             let began = Instant::now();
             match timeout(self.duration, self.attempt(&mut seen)).await {
@@ -94,17 +94,14 @@ impl Candidate {
     }
 
     /// Looks, and takes the lease if it is free.
-    async fn attempt(
-        &self,
-        seen: &mut Option<(Option<LeaseSpec>, Instant)>,
-    ) -> Result<Option<Lease>, kube::Error> {
+    async fn attempt(&self, seen: &mut Option<Seen>) -> Result<Option<Lease>, kube::Error> {
         let lease = self.leases.get_opt(LEASE).await?;
-        let spec = lease.as_ref().and_then(|lease| lease.spec.clone());
+        let version = lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
         let since = match seen {
-            Some((before, since)) if *before == spec => *since,
+            Some(before) if before.version == version => before.since,
             Some(_) | None => Instant::now(),
         };
-        *seen = Some((spec, since));
+        *seen = Some(Seen { version, since });
         let decision = decide(lease.as_ref(), &self.identity, since.elapsed());
         let taken = match (decision, lease) {
             (Decision::Wait, _) => return Ok(None),
@@ -230,6 +227,12 @@ impl Leadership {
             Err(_elapsed) => tracing::warn!("the lease {LEASE} runs out by itself"),
         }
     }
+}
+
+/// The lease as it is, and since when it has been seen so.
+struct Seen {
+    version: Option<String>,
+    since: Instant,
 }
 
 enum Renewed {
