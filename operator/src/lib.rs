@@ -15,6 +15,7 @@ mod inject;
 mod issuer;
 mod leader;
 mod metrics;
+mod pki;
 mod run;
 mod stats;
 mod stream;

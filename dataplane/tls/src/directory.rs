@@ -161,6 +161,11 @@ pub(crate) struct Content {
 }
 
 impl Content {
+    /// Content that is in memory already.
+    pub(crate) fn new(key: &[u8], chain: &[u8], bundle: &[u8]) -> Self {
+        Self { key: key.to_vec(), chain: chain.to_vec(), bundle: bundle.to_vec() }
+    }
+
     /// Reads the files, all of one version if they are changed as the kubelet and
     /// [`write_directory`] do it. Blocks.
     ///
