@@ -97,6 +97,15 @@ impl SpiffeId {
         matches!(*path, ["", "ns", _, "writer", _])
     }
 
+    /// What the names of all service accounts of its namespace begin with, up to the last slash, if
+    /// it is one of them: `/ns/<namespace>/sa/<name>`.
+    #[must_use]
+    pub fn service_accounts_prefix(&self) -> Option<&str> {
+        let path: Vec<&str> = self.parts().1.split('/').collect();
+        let ["", "ns", _, "sa", name] = *path else { return None };
+        self.0.strip_suffix(name)
+    }
+
     /// Trust domain, and path with its slash.
     fn parts(&self) -> (&str, &str) {
         split(&self.0).unwrap_or_default()
@@ -166,6 +175,26 @@ mod tests {
             "spiffe://td/operator",
         ] {
             assert!(!is_writer(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_service_account_is_known_by_its_whole_path() {
+        let prefix = |text: &str| {
+            let id: SpiffeId = text.parse().unwrap();
+            id.service_accounts_prefix().map(str::to_owned)
+        };
+        assert_eq!(prefix("spiffe://td/ns/a/sa/b"), Some("spiffe://td/ns/a/sa/".into()));
+        assert_eq!(prefix("spiffe://td/ns/sa/sa/sa"), Some("spiffe://td/ns/sa/sa/".into()));
+        for other in [
+            "spiffe://td/ns/a/sa",
+            "spiffe://td/ns/a/sa/b/c",
+            "spiffe://td/ns/sa/b",
+            "spiffe://td/x/ns/a/sa/b",
+            "spiffe://td/ns/a/writer/b",
+            "spiffe://td/operator",
+        ] {
+            assert_eq!(prefix(other), None, "{other}");
         }
     }
 

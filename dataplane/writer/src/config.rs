@@ -76,8 +76,10 @@ pub struct ReplicaArgs {
     #[command(flatten)]
     pub objects: ObjectArgs,
 
-    /// Key-encryption keys, one `id = 64 hexadecimal digits` per line; the last one wraps.
-    #[arg(long, env = "PYRAMID_KEK_FILE", value_name = "FILE")]
+    /// Key-encryption keys: a file with one `id = 64 hexadecimal digits` per line, the last one
+    /// wraps; or a directory, as a Secret is mounted, with files `1`, `2` and so on of 32 bytes each,
+    /// the highest one wraps.
+    #[arg(long, env = "PYRAMID_KEK_FILE", value_name = "PATH")]
     pub kek_file: PathBuf,
 
     /// Directory with `tls.key`, `tls.crt` and `ca.crt`, read again when they change. Without it

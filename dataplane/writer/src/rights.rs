@@ -9,10 +9,10 @@
 
 use std::fmt;
 
-use pyramid_protocol::SpiffeId;
 use pyramid_protocol::net::Peer;
 use pyramid_protocol::pb::stored::v1::Subscription;
 use pyramid_protocol::pb::v1::{Reason, Refusal};
+use pyramid_protocol::{Grantee, SpiffeId};
 use tonic::{Extensions, Request, Status};
 
 use crate::state::{State, Stream};
@@ -103,10 +103,9 @@ impl Caller {
     pub fn may_attach(&self, subscription: &Subscription) -> bool {
         match self {
             Self::Local => true,
-            Self::Known(identity) => subscription
-                .service_accounts
-                .binary_search_by(|account| account.as_str().cmp(identity.as_str()))
-                .is_ok(),
+            Self::Known(identity) => {
+                subscription.service_accounts.iter().any(|text| Grantee::covers(text, identity))
+            }
         }
     }
 
@@ -123,9 +122,9 @@ impl Caller {
     fn has(&self, right: Right, stream: &Stream, state: &State) -> bool {
         let identity = match self {
             Self::Local => return true,
-            Self::Known(identity) => identity.as_str(),
+            Self::Known(identity) => identity,
         };
-        let is_in = |list: &[String]| list.iter().any(|one| one == identity);
+        let is_in = |list: &[String]| list.iter().any(|text| Grantee::covers(text, identity));
         match right {
             Right::Append => is_in(&stream.rights.appenders),
             Right::Read => {

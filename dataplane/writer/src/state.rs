@@ -40,7 +40,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pyramid_protocol::pb::stored::v1 as stored;
-use pyramid_protocol::{StreamId, StreamName};
+use pyramid_protocol::{SpiffeId, StreamId, StreamName};
 
 use crate::entry::{Entry, LogId, Stamp};
 use shards::Shards;
@@ -275,7 +275,7 @@ impl State {
 
     /// Whether an identity may read a stream because a subscription says so.
     #[must_use]
-    pub fn subscription_lets_read(&self, identity: &str, stream: &StreamName) -> bool {
+    pub fn subscription_lets_read(&self, identity: &SpiffeId, stream: &StreamName) -> bool {
         self.subscriptions.let_read(identity, stream)
     }
 }

@@ -109,6 +109,33 @@ fn who_may_attach_may_read_what_the_subscription_names() {
 }
 
 #[test]
+fn a_right_of_a_namespace_is_that_of_each_of_its_service_accounts() {
+    use Access::{Allowed, Denied, Hidden};
+
+    let every = || vec!["spiffe://td/ns/a/sa/*".to_owned()];
+    let rights = StreamRights { appenders: every(), ..Default::default() };
+    let subscriptions = vec![subscription("s", &["b"], &["spiffe://td/ns/a/sa/*"])];
+    let state = state(rights, subscriptions);
+    let may_attach = |caller: &str| known(caller).may_attach(state.subscription("s").unwrap());
+    for inside in [WEB, "spiffe://td/ns/a/sa/other"] {
+        assert_eq!(access(&known(inside), &state, "a"), [Allowed, Denied, Denied], "{inside}");
+        assert_eq!(access(&known(inside), &state, "b"), [Denied, Allowed, Denied], "{inside}");
+        assert!(may_attach(inside), "{inside}");
+    }
+    for outside in [
+        "spiffe://td/ns/aa/sa/web",
+        "spiffe://te/ns/a/sa/web",
+        "spiffe://td/ns/a/sa/web/x",
+        "spiffe://td/ns/a/writer/web",
+        "spiffe://td/operator",
+    ] {
+        assert_eq!(access(&known(outside), &state, "a"), [Hidden; 3], "{outside}");
+        assert_eq!(access(&known(outside), &state, "b"), [Hidden; 3], "{outside}");
+        assert!(!may_attach(outside), "{outside}");
+    }
+}
+
+#[test]
 fn a_refusal_names_the_caller_and_what_is_missing() {
     let rights = StreamRights { readers: vec![WEB.into()], ..Default::default() };
     let state = state(rights, vec![]);

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use pyramid_protocol::StreamName;
 use pyramid_protocol::pb::stored::v1::Subscription;
+use pyramid_protocol::{Grantee, SpiffeId, StreamName};
 
 /// All subscriptions. Their lists are sorted: each is looked up by halving.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Subscriptions {
     by_name: BTreeMap<String, Arc<Subscription>>,
-    /// Identity, then name. Follows from `by_name`: a right is found without a look at the
+    /// Grantee as it stands in the subscription, then name. Follows from `by_name`: a right is found without a look at the
     /// subscriptions of everybody else.
     by_identity: BTreeMap<String, BTreeMap<String, Arc<Subscription>>>,
 }
@@ -50,11 +50,15 @@ impl Subscriptions {
     }
 
     /// Whether some subscription that this identity may attach to names the stream.
-    pub(super) fn let_read(&self, identity: &str, stream: &StreamName) -> bool {
+    pub(super) fn let_read(&self, identity: &SpiffeId, stream: &StreamName) -> bool {
         let names = |one: &Subscription| {
             one.streams.binary_search_by(|name| name.as_str().cmp(stream.as_str())).is_ok()
         };
-        self.by_identity.get(identity).is_some_and(|of| of.values().any(|one| names(one)))
+        let is_named = |grantee: &str| {
+            self.by_identity.get(grantee).is_some_and(|of| of.values().any(|one| names(one)))
+        };
+        is_named(identity.as_str())
+            || Grantee::service_accounts_of(identity).is_some_and(|every| is_named(&every))
     }
 }
 
@@ -72,26 +76,43 @@ mod tests {
         }
     }
 
+    const X: &str = "spiffe://td/ns/a/sa/x";
+    const Y: &str = "spiffe://td/ns/a/sa/y";
+    const OTHER: &str = "spiffe://td/ns/b/sa/x";
+
+    /// Which of the streams a to d an identity reads.
+    fn reads(all: &Subscriptions, identity: &str) -> String {
+        let identity = identity.parse().unwrap();
+        let names = ["a", "b", "c", "d"];
+        names.into_iter().filter(|n| all.let_read(&identity, &n.parse().unwrap())).collect()
+    }
+
     #[test]
     fn an_identity_reads_what_its_subscriptions_name_while_they_do() {
         let mut all = Subscriptions::default();
-        all.insert(subscription("s", &["a", "b"], &["x", "y"]));
-        all.insert(subscription("t", &["b", "c"], &["x"]));
-        let reads = |all: &Subscriptions, identity: &str| -> String {
-            let names = ["a", "b", "c", "d"];
-            let read = names.into_iter().filter(|n| all.let_read(identity, &n.parse().unwrap()));
-            read.collect()
-        };
-        assert_eq!(
-            (reads(&all, "x"), reads(&all, "y"), reads(&all, "z")),
-            ("abc".into(), "ab".into(), String::new())
-        );
-        all.insert(subscription("s", &["d"], &["y"]));
-        assert_eq!((reads(&all, "x"), reads(&all, "y")), ("bc".into(), "d".into()));
+        all.insert(subscription("s", &["a", "b"], &[X, Y]));
+        all.insert(subscription("t", &["b", "c"], &[X]));
+        let all_read = |all: &Subscriptions| [X, Y, OTHER].map(|identity| reads(all, identity));
+        assert_eq!(all_read(&all), ["abc", "ab", ""]);
+        all.insert(subscription("s", &["d"], &[Y]));
+        assert_eq!(all_read(&all), ["bc", "d", ""]);
         all.remove("t");
         all.remove("t");
-        assert_eq!((reads(&all, "x"), reads(&all, "y")), (String::new(), "d".into()));
+        assert_eq!(all_read(&all), ["", "d", ""]);
         all.remove("s");
         assert_eq!(all, Subscriptions::default());
+    }
+
+    #[test]
+    fn a_whole_namespace_reads_what_its_subscriptions_name_while_they_do() {
+        let mut all = Subscriptions::default();
+        all.insert(subscription("s", &["a"], &["spiffe://td/ns/a/sa/*"]));
+        all.insert(subscription("t", &["b"], &[X]));
+        let all_read = |all: &Subscriptions| [X, Y, OTHER].map(|identity| reads(all, identity));
+        assert_eq!(all_read(&all), ["ab", "a", ""]);
+        all.insert(subscription("s", &["c"], &["spiffe://td/ns/b/sa/*"]));
+        assert_eq!(all_read(&all), ["b", "", "c"]);
+        all.remove("s");
+        assert_eq!(all_read(&all), ["b", "", ""]);
     }
 }

@@ -308,3 +308,37 @@ async fn a_right_that_is_given_works_without_a_new_connection() {
     assert_eq!(Attached::open(&mut a, "s").await.hears().await, Ok(vec!["x".into()]));
     writer.stop().await;
 }
+
+/// Row A11: a right that rests on a whole namespace is taken as live as one of a single identity.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_of_a_whole_namespace_works_and_ends_live() {
+    const EVERY: &str = "spiffe://td/ns/a/sa/*";
+    let folder = Folder::new();
+    let (mut writer, tenants) = folder.found_for_many().await;
+    let (mut a, mut stranger) = (tenants.tenant(A), tenants.tenant(crate::rights::B));
+    writer.put_rights("x", rights(&[EVERY], &[], &[])).await;
+    writer.put_subscription(subscription_of("s", &["x"], &[EVERY])).await.unwrap();
+    let mut session = Session::open(&mut a.calls).await;
+    assert_eq!(offsets(session.append(append("x", &["first"])).await), (0, 1));
+    let mut follower = Follower::open(&mut a, "x").await;
+    follower.reads("first").await;
+    let mut attached = Attached::open(&mut a, "s").await;
+    assert_eq!(attached.hears().await, Ok(vec!["x".into()]));
+    let mut other = Session::open(&mut stranger.calls).await;
+    assert_eq!(verdict(other.append(append("x", &["no"])).await), reasons(Reason::NotFound));
+    let refused = Attached::open(&mut stranger, "s").await.hears().await.unwrap_err();
+    assert_eq!(refused.reason(), Reason::NotFound);
+
+    writer.put_rights("x", rights(&["spiffe://td/ns/b/sa/*"], &[], &[])).await;
+    assert_eq!(verdict(session.append(append("x", &["no"])).await), reasons(Reason::Denied));
+    writer
+        .put_subscription(subscription_of("s", &["x"], &["spiffe://td/ns/b/sa/*"]))
+        .await
+        .unwrap();
+    assert_eq!(attached.hears().await.unwrap_err().reason(), Reason::NotFound);
+    assert_eq!(follower.refused().await.reason(), Reason::NotFound);
+    let mut other = Session::open(&mut stranger.calls).await;
+    assert_eq!(offsets(other.append(append("x", &["second"])).await), (1, 2));
+    assert_eq!(Attached::open(&mut stranger, "s").await.hears().await, Ok(vec!["x".into()]));
+    writer.stop().await;
+}

@@ -300,10 +300,10 @@ async fn a_list_holds_the_callers_streams_and_pages_over_those_of_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rights_for_what_is_no_identity_are_refused() {
+async fn rights_for_whom_none_can_be_given_are_refused() {
     let folder = Folder::new();
     let (mut writer, _tenants) = folder.found_for_many().await;
-    let odd = "spiffe://td/ns/a/sa/*";
+    let odd = "spiffe://td/ns/*/sa/app";
     for list in 0..3 {
         let lists: Vec<Vec<&str>> =
             (0..3).map(|n| if n == list { vec![A, odd] } else { vec![A] }).collect();
