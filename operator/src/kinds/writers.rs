@@ -45,10 +45,10 @@ pub(crate) struct Founded {
 
 impl Founded {
     /// The Writer, if it has a member. Before that, a declaration could reach a cluster that is
-    /// never founded.
+    /// never founded. One that is being deleted counts: it goes after the Streams that it has.
     pub(crate) fn of(writer: &Writer) -> Option<Self> {
         let status = writer.status.as_ref()?;
-        if status.members.is_empty() || writer.metadata.deletion_timestamp.is_some() {
+        if status.members.is_empty() {
             return None;
         }
         let cluster_id = cluster_id(status.cluster_id.as_deref()?)?;
