@@ -8,20 +8,29 @@ SEAWEEDFS := 4.48
 WEED := $(PYRAMID_TOOLS)/seaweedfs-$(SEAWEEDFS)/bin/weed
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test tools lint fmt docs
+# Programs as users get them: static, so that an image needs nothing else.
+PLATFORM := $(shell uname -m)-unknown-linux-musl
+
+.PHONY: help build programs demo test tools lint fmt docs
 
 help: ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 build: ## build every program, with debug checks
 	$(CARGO) build --workspace --locked
+
+programs: ## build every program as users get it: static, optimised
+	@command -v musl-gcc >/dev/null || { \
+		echo "a C compiler for static programs is missing (on Debian: apt-get install musl-tools)" >&2; exit 1; }
+	@rustup target list --installed 2>/dev/null | grep -qx $(PLATFORM) || rustup target add $(PLATFORM)
+	$(CARGO) build --release --locked --workspace --bins --target $(PLATFORM)
 
 demo: ## run the main job end to end on real input
 	$(CARGO) build --release --locked -p pyramid -p orders
 	docs/examples/orders/demo.sh
 
 # The process suites start the programs that are built here.
-test: build tools ## run every suite
+test: programs tools ## run every suite that needs no cluster
 	$(CARGO) test --workspace --locked --no-fail-fast
 
 tools: $(WEED) ## install the programs that suites need

@@ -59,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
     let path = |name: &str| folder.join(name).display().to_string();
     let recipe = Recipe {
         name: "writer".to_owned(),
-        program: program("pyramid-writer").context("build it with `cargo build --release`")?,
+        program: program("pyramid-writer")?,
         arguments: [
             "--data-dir".to_owned(),
             path("data"),
