@@ -159,6 +159,14 @@ impl Kinds {
         self.caches.streams.get(&ObjectRef::new(name).within(namespace))
     }
 
+    pub(crate) fn subscription(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<DeserializeGuard<Subscription>>> {
+        self.caches.subscriptions.get(&ObjectRef::new(name).within(namespace))
+    }
+
     pub(crate) fn writer(&self, name: &WriterName) -> Option<Arc<DeserializeGuard<Writer>>> {
         self.caches.writers.get(&ObjectRef::new(&name.name).within(&name.namespace))
     }

@@ -13,6 +13,7 @@ mod context;
 mod identity;
 mod inject;
 mod issuer;
+mod kinds;
 mod leader;
 mod metrics;
 mod pki;

@@ -20,6 +20,7 @@ use pyramid_crds::condition::{Truth, reasons, types};
 use pyramid_crds::{Stream, Writer, annotation, finalizer, writer};
 use pyramid_protocol::pb::v1 as pb;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use decide::failure;
@@ -32,6 +33,7 @@ use crate::kinds::configured::{Declared, Name, Wanted};
 use crate::kinds::retries::spread;
 use crate::kinds::status::{self, Present, Set, Verdict};
 use crate::kinds::writers::{Founded, WriterName};
+use crate::metrics::Controller;
 
 /// Streams that are looked at at the same time.
 const CONCURRENCY: u16 = 16;
@@ -69,6 +71,7 @@ pub(crate) async fn run(kinds: Arc<Kinds>, shutdown: CancellationToken) {
         .await;
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
 fn error_policy(
     stream: Arc<DeserializeGuard<Stream>>,
     error: &Error,
@@ -76,7 +79,6 @@ fn error_policy(
 ) -> Action {
     let name = key(&*stream);
     let wait = kinds.retries.failed(&name);
-    kinds.context.metrics.reconciled("stream", "error");
     tracing::warn!(name, ?wait, error = error as &dyn std::error::Error, "look at a Stream");
     Action::requeue(wait)
 }
@@ -97,10 +99,13 @@ async fn reconcile(
             return Ok(Action::requeue(kinds.context.settings.waits.resync()));
         }
     };
-    let action = Look::new(&kinds, stream).run().await?;
-    kinds.retries.reset(&key(stream));
-    kinds.context.metrics.reconciled("stream", "ok");
-    Ok(action)
+    let begun = Instant::now();
+    let looked = Look::new(&kinds, stream).run().await;
+    kinds.context.metrics.reconciled(Controller::Stream, looked.is_ok(), begun.elapsed());
+    if looked.is_ok() {
+        kinds.retries.reset(&key(stream));
+    }
+    looked
 }
 
 /// A Stream that does not decode.
@@ -264,7 +269,7 @@ impl<'a> Look<'a> {
         };
         self.kinds.configured.put(writer, &self.name, wanted, declared);
         if is_drift {
-            self.kinds.context.metrics.drift_corrected("stream");
+            self.kinds.context.metrics.drift_corrected.inc();
             let note = "the Writer held something else than was declared";
             self.kinds.tell(self.stream, EventType::Warning, "DriftCorrected", note).await;
         }

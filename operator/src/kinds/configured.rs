@@ -272,6 +272,10 @@ impl Configured {
             if let Some(info) = known.declared.as_mut().and_then(|one| one.info.as_mut()) {
                 info.closed = closed;
             }
+            if closed {
+                // It is not what an object asks for, so nobody is to put it right.
+                known.put = None;
+            }
         });
     }
 

@@ -1,6 +1,6 @@
 //! Writing status: the whole set of one field manager, and only if something in it changes.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
 use pyramid_crds::condition::{Observation, Truth, find};
@@ -64,8 +64,7 @@ pub(crate) async fn write<K>(
 where
     K: Resource<DynamicType = ()>,
 {
-    let now = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::now());
-    let Some(status) = changed(present, set, now) else { return Ok(false) };
+    let Some(status) = changed(present, set, now()) else { return Ok(false) };
     let patch = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
@@ -78,11 +77,23 @@ where
     done.map(|_| true).or_else(ignore_gone)
 }
 
+/// Whether writing the set would change anything.
+pub(crate) fn differs<K>(present: &Present<'_, K>, set: &Set<'_>) -> bool
+where
+    K: Resource<DynamicType = ()>,
+{
+    changed(present, set, now()).is_some()
+}
+
+fn now() -> Time {
+    Time(k8s_openapi::jiff::Timestamp::now())
+}
+
 /// The status to apply, if it changes anything.
 fn changed<K>(
     present: &Present<'_, K>,
     set: &Set<'_>,
-    now: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time,
+    now: Time,
 ) -> Option<Value>
 where
     K: Resource<DynamicType = ()>,
@@ -110,7 +121,9 @@ where
         .filter(|(_, value)| !value.is_null())
         .map(|(name, value)| ((*name).to_owned(), value.clone()))
         .collect();
-    status.insert("conditions".to_owned(), json!(conditions));
+    if !conditions.is_empty() {
+        status.insert("conditions".to_owned(), json!(conditions));
+    }
     Some(Value::Object(status))
 }
 
@@ -142,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    fn time(text: &str) -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+    fn time(text: &str) -> Time {
         serde_json::from_value(json!(text)).unwrap()
     }
 
