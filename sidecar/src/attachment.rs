@@ -23,6 +23,8 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 const REPORT_ALL_EVERY: Duration = Duration::from_secs(10);
 /// Changes are reported at most this often; what happens in between is told with the next report.
 const REPORT_PAUSE: Duration = Duration::from_millis(200);
+/// How long the Writer may take to end an attachment that we have ended.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reports that the connection has not taken yet. If it is full, the next report tells all.
 const REQUESTS_LEN_MAX: usize = 4;
 
@@ -40,10 +42,12 @@ pub(crate) struct Attachment {
 }
 
 /// What the Writer said, and for which time.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Assigned {
     pub(crate) number: u64,
     pub(crate) assignment: pb::Assignment,
+    /// Leases count from here.
+    pub(crate) heard_at: Instant,
 }
 
 impl Attachment {
@@ -53,10 +57,8 @@ impl Attachment {
         let mut said = String::new();
         loop {
             let writer = self.client.writer();
-            let refusal = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                refusal = self.attach(writer.calls(), &mut backoff) => refusal,
+            let Some(refusal) = self.attach(writer.calls(), &mut backoff, &stop).await else {
+                return;
             };
             writer.failed(&refusal);
             self.metrics.attach_losses.inc();
@@ -87,12 +89,13 @@ impl Attachment {
         }
     }
 
-    /// One call of `Attach`; comes back with why it has ended.
+    /// One call of `Attach`; comes back with why it has ended, with nothing if it was to stop.
     async fn attach(
         &self,
         mut calls: pb::writer_client::WriterClient<tonic::transport::Channel>,
         backoff: &mut Backoff,
-    ) -> Refusal {
+        stop: &CancellationToken,
+    ) -> Option<Refusal> {
         let (requests, outgoing) = mpsc::channel(REQUESTS_LEN_MAX);
         let hello = pb::AttachHello {
             subscription: self.subscription.to_string(),
@@ -110,13 +113,18 @@ impl Attachment {
             let first = messages.message().await?;
             Ok::<_, tonic::Status>((first, messages))
         };
-        let (first, mut messages) = match timeout(OPEN_TIMEOUT, opening).await {
+        let opened = tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            opened = timeout(OPEN_TIMEOUT, opening) => opened,
+        };
+        let (first, mut messages) = match opened {
             Ok(Ok(opened)) => opened,
-            Ok(Err(status)) => return Refusal::from_status(&status),
-            Err(_elapsed) => return lost("no answer in time"),
+            Ok(Err(status)) => return Some(Refusal::from_status(&status)),
+            Err(_elapsed) => return Some(lost("no answer in time")),
         };
         if let Err(refusal) = self.take(first) {
-            return refusal;
+            return Some(refusal);
         }
         backoff.reset();
         let _attached = self.board.attach(&self.subscription);
@@ -127,13 +135,19 @@ impl Attachment {
         loop {
             tokio::select! {
                 biased;
+                () = stop.cancelled() => {
+                    self.report(&requests, 0);
+                    drop(requests);
+                    leave(&mut messages).await;
+                    return None;
+                }
                 message = messages.message() => {
                     let taken = match message {
                         Ok(message) => self.take(message),
                         Err(status) => Err(Refusal::from_status(&status)),
                     };
                     if let Err(refusal) = taken {
-                        return refusal;
+                        return Some(refusal);
                     }
                 }
                 _ = everything.tick() => reported = self.report(&requests, 0).unwrap_or(0),
@@ -151,7 +165,8 @@ impl Attachment {
         let number = before + 1;
         // First, so that what was done before does not count as this.
         self.board.told(&self.subscription, number);
-        self.assignment.send_replace(Some(Assigned { number, assignment }));
+        let heard_at = Instant::now();
+        self.assignment.send_replace(Some(Assigned { number, assignment, heard_at }));
     }
 
     /// Takes what the Writer says.
@@ -171,6 +186,14 @@ impl Attachment {
         let (streams, version) = self.board.reports(&self.subscription, version);
         send(requests, Request::Report(pb::AttachReport { streams })).then_some(version)
     }
+}
+
+/// Waits until the Writer has seen that there are no more reports, so that it gives our leases to
+/// others at once.
+async fn leave(messages: &mut tonic::Streaming<pb::AttachResponse>) {
+    let ended = async { while let Ok(Some(_)) = messages.message().await {} };
+    // A Writer that is away finds out by itself.
+    drop(timeout(LEAVE_TIMEOUT, ended).await);
 }
 
 async fn changed(changes: &mut watch::Receiver<u64>, not_before: Instant) {

@@ -9,11 +9,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use pyramid_protocol::net::{Accept, Connect};
 use pyramid_protocol::{Clock, SpiffeId};
-use rustls::client::Resumption;
+use rustls::client::{Resumption, WantsClientCert};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ConfigBuilder, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -336,16 +336,37 @@ impl Current {
             trust_domain: leaf.identity.trust_domain().to_owned(),
             expected,
         };
-        let builder =
-            ClientConfig::builder_with_details(Arc::new(verifier::provider()), time(clock));
-        let mut client = only_tls13(builder)
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(servers))
+        let client = believing(servers, clock)
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from((**pair).clone())));
-        client.alpn_protocols = vec![ALPN.to_vec()];
-        client.resumption = Resumption::disabled();
-        client
+        of_ours(client)
     }
+}
+
+/// A client without a certificate that takes only this server.
+pub(crate) fn anonymous_config(
+    roots: Arc<RootCertStore>,
+    server: SpiffeId,
+    clock: &Arc<dyn Clock>,
+) -> ClientConfig {
+    let (_clients, chain) = verifier::of(roots);
+    let trust_domain = server.trust_domain().to_owned();
+    let servers = Servers { chain, trust_domain, expected: Some(server) };
+    of_ours(believing(servers, clock).with_no_client_auth())
+}
+
+fn believing(
+    servers: Servers,
+    clock: &Arc<dyn Clock>,
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let builder = ClientConfig::builder_with_details(Arc::new(verifier::provider()), time(clock));
+    only_tls13(builder).dangerous().with_custom_certificate_verifier(Arc::new(servers))
+}
+
+/// What all our clients have in common.
+fn of_ours(mut client: ClientConfig) -> ClientConfig {
+    client.alpn_protocols = vec![ALPN.to_vec()];
+    client.resumption = Resumption::disabled();
+    client
 }
 
 fn time(clock: &Arc<dyn Clock>) -> Arc<Time> {
