@@ -312,12 +312,12 @@ impl Replica {
         if results.len() != asked {
             return Err(Error::broken("the Writer answered for another number of streams"));
         }
-        let results = results.into_iter().map(|pb::PutStreamResult { result, created }| match result
-        {
-            Some(PutResult::Stream(stream)) => Ok(PutStreamDone { stream, created }),
-            Some(PutResult::Refused(refusal)) => Err(Error::from_refusal(refusal)),
-            None => Err(Error::broken("the Writer answered nothing about a stream")),
-        });
+        let results =
+            results.into_iter().map(|pb::PutStreamResult { result, created }| match result {
+                Some(PutResult::Stream(stream)) => Ok(PutStreamDone { stream, created }),
+                Some(PutResult::Refused(refusal)) => Err(Error::from_refusal(refusal)),
+                None => Err(Error::broken("the Writer answered nothing about a stream")),
+            });
         Ok(results.collect())
     }
 
@@ -461,10 +461,8 @@ impl Replica {
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Error> {
-        let unreachable = |message: String| Error::Unreachable {
-            address: self.address.clone(),
-            message,
-        };
+        let unreachable =
+            |message: String| Error::Unreachable { address: self.address.clone(), message };
         let status = match timeout(CALL_TIMEOUT, call).await {
             Ok(Ok(response)) => return Ok(response.into_inner()),
             Ok(Err(status)) => status,

@@ -23,8 +23,8 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use render::{namespaces_of, place};
 use render::{Issuer, Known, render};
+pub(crate) use render::{namespaces_of, place};
 
 use crate::context::MANAGER;
 use crate::kinds::Kinds;
@@ -46,10 +46,7 @@ pub(crate) enum Error {
     #[error("apply the ConfigMap {CONFIG_MAP}")]
     Apply(#[source] kube::Error),
     #[error("read the authorities of the object store of Writer {writer}")]
-    Authorities {
-        writer: WriterName,
-        source: kube::Error,
-    },
+    Authorities { writer: WriterName, source: kube::Error },
 }
 
 /// What the controller works with.
@@ -212,9 +209,8 @@ impl Work {
         };
         let name = WriterName::of(writer);
         let known = self.read().get(&name).cloned();
-        let is_fresh = |one: &Read| {
-            one.at.elapsed() < AUTHORITIES_HOLD && one.config_map == reference.name
-        };
+        let is_fresh =
+            |one: &Read| one.at.elapsed() < AUTHORITIES_HOLD && one.config_map == reference.name;
         if let Some(known) = known.filter(is_fresh) {
             return Ok(known.pem);
         }
@@ -223,7 +219,8 @@ impl Work {
         let map = api.get_opt(&reference.name).await;
         let map = map.map_err(|source| Error::Authorities { writer: name.clone(), source })?;
         let pem = map.and_then(|map| map.data).and_then(|mut data| data.remove(CA_KEY));
-        let read = Read { at: Instant::now(), config_map: reference.name.clone(), pem: pem.clone() };
+        let read =
+            Read { at: Instant::now(), config_map: reference.name.clone(), pem: pem.clone() };
         self.read().insert(name, read);
         Ok(pem)
     }

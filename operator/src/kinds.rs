@@ -155,7 +155,11 @@ impl Kinds {
         }
     }
 
-    pub(crate) fn stream(&self, namespace: &str, name: &str) -> Option<Arc<DeserializeGuard<Stream>>> {
+    pub(crate) fn stream(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<DeserializeGuard<Stream>>> {
         self.caches.streams.get(&ObjectRef::new(name).within(namespace))
     }
 

@@ -197,7 +197,8 @@ async fn write_stream(
         status: status.map_or(Value::Null, |one| json!(one)),
         conditions: &[],
     };
-    let set = Set { manager: STATS_MANAGER, fields: stream_fields(info), types: &[], verdicts: &[] };
+    let set =
+        Set { manager: STATS_MANAGER, fields: stream_fields(info), types: &[], verdicts: &[] };
     if status::differs(&present, &set) {
         pace.take(&uid).await;
         let written = status::write(&kinds.context.client, &present, &set).await;
@@ -269,13 +270,8 @@ async fn write_subscription(
 const DELIVERY_FIELDS: [&str; 3] = ["connectedPushers", "lagRecords", "streams"];
 
 fn delivery_fields(delivery: &Delivery) -> Vec<(&'static str, Value)> {
-    let streams = if delivery.streams.is_empty() {
-        Value::Null
-    } else {
-        json!(delivery.streams)
-    };
-    let values =
-        [json!(delivery.connected_pushers), json!(delivery.lag_records), streams];
+    let streams = if delivery.streams.is_empty() { Value::Null } else { json!(delivery.streams) };
+    let values = [json!(delivery.connected_pushers), json!(delivery.lag_records), streams];
     DELIVERY_FIELDS.into_iter().zip(values).collect()
 }
 

@@ -15,7 +15,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 use kube::runtime::{Config, applier};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use pyramid_crds::condition::{Truth, reasons, types};
 use pyramid_crds::{Stream, Writer, annotation, finalizer, writer};
 use pyramid_protocol::pb::v1 as pb;
@@ -47,10 +47,7 @@ const TYPES: [&str; 5] =
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("{action}")]
-    Kube {
-        action: &'static str,
-        source: kube::Error,
-    },
+    Kube { action: &'static str, source: kube::Error },
     /// What the Writer said is in the status.
     #[error("the Writer did not do it")]
     Writer(#[source] admin::Error),
@@ -72,11 +69,7 @@ pub(crate) async fn run(kinds: Arc<Kinds>, shutdown: CancellationToken) {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
-fn error_policy(
-    stream: Arc<DeserializeGuard<Stream>>,
-    error: &Error,
-    kinds: Arc<Kinds>,
-) -> Action {
+fn error_policy(stream: Arc<DeserializeGuard<Stream>>, error: &Error, kinds: Arc<Kinds>) -> Action {
     let name = key(&*stream);
     let wait = kinds.retries.failed(&name);
     tracing::warn!(name, ?wait, error = error as &dyn std::error::Error, "look at a Stream");
@@ -290,7 +283,8 @@ impl<'a> Look<'a> {
 
     async fn purge(&mut self, writer: &Founded, stream_id: u64) -> Result<(), admin::Error> {
         let name = self.name.to_string();
-        let deleted = self.replica(writer)?.delete_stream(writer.cluster_id, &name, stream_id).await;
+        let deleted =
+            self.replica(writer)?.delete_stream(writer.cluster_id, &name, stream_id).await;
         let left = match deleted {
             Ok(left) => left,
             // Nothing of it is left, not even the number.
@@ -318,8 +312,7 @@ impl<'a> Look<'a> {
             ("observedGeneration", json!(stream.metadata.generation)),
             ("streamID", decision.stream_id.map_or(Value::Null, |id| json!(id.to_string()))),
         ];
-        let set =
-            Set { manager: MANAGER, fields, types: &TYPES, verdicts: &decision.verdicts };
+        let set = Set { manager: MANAGER, fields, types: &TYPES, verdicts: &decision.verdicts };
         let written = status::write(&self.kinds.context.client, &present, &set).await;
         written.map(|_| ()).map_err(|source| Error::Kube { action: "write a status", source })
     }
@@ -331,7 +324,11 @@ impl<'a> Look<'a> {
             Step::AddFinalizer => self.patch_finalizers(true).await,
             Step::RemoveFinalizer => self.patch_finalizers(false).await,
             Step::ReleaseWithout(writer) => {
-                if self.exists(&writer).await? { Ok(()) } else { self.patch_finalizers(false).await }
+                if self.exists(&writer).await? {
+                    Ok(())
+                } else {
+                    self.patch_finalizers(false).await
+                }
             }
             Step::Retry => match &self.asked {
                 Asked::Failed(error) => Err(Error::Writer(error.clone())),
@@ -427,7 +424,7 @@ impl<'a> Look<'a> {
 
 /// `None`: it is so already.
 fn finalizer_patch(stream: &Stream, add: bool) -> Option<json_patch::Patch> {
-    let path = |tokens: &[&str]| PointerBuf::from_tokens(tokens);
+    let path = |tokens: &[&str]| PointerBuf::from_tokens(tokens.iter().copied());
     let unchanged = PatchOperation::Test(TestOperation {
         path: path(&["metadata", "resourceVersion"]),
         value: json!(stream.metadata.resource_version),

@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use decide::{Asked, Decision, Observed, Step, decide};
 pub(crate) use decide::is_paused;
+use decide::{Asked, Decision, Observed, Step, decide};
 use resolve::{Resolution, Streams, resolve};
 
 use crate::admin;
@@ -94,10 +94,7 @@ async fn reconcile(
     looked
 }
 
-async fn look(
-    guarded: &DeserializeGuard<Subscription>,
-    kinds: &Kinds,
-) -> Result<Action, Error> {
+async fn look(guarded: &DeserializeGuard<Subscription>, kinds: &Kinds) -> Result<Action, Error> {
     let subscription = match &guarded.0 {
         Ok(subscription) => subscription,
         Err(bad) => {

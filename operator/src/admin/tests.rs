@@ -324,10 +324,8 @@ async fn each_declared_stream_has_its_own_result() {
 async fn each_declared_subscription_has_its_own_result() {
     let world = World::new();
     let refused = Some(Refusal::new(Reason::Invalid, "no streams"));
-    let results = vec![
-        pb::PutSubscriptionResult { refused: None },
-        pb::PutSubscriptionResult { refused },
-    ];
+    let results =
+        vec![pb::PutSubscriptionResult { refused: None }, pb::PutSubscriptionResult { refused }];
     world.fake.script().put_subscriptions.push_back(pb::PutSubscriptionsResponse { results });
     let two = vec![pb::PutSubscription::default(), pb::PutSubscription::default()];
     let done = world.replica().put_subscriptions(CLUSTER, two).await.unwrap();

@@ -6,14 +6,13 @@ use kube::ResourceExt;
 use pyramid_crds::{Stream, Subscription, Writer};
 use pyramid_protocol::bootstrap::{Bootstrap, SubscriptionPlace, WriterAddress};
 
+use crate::identity::SERVICE;
 use crate::kinds::writers::{WriterName, allows};
 
 /// The port of Writers for producers and pushers.
 const CLIENT_PORT: u16 = 7400;
 /// Of the issuer.
 const ISSUER_PORT: u16 = 8443;
-/// The Service in front of all replicas of the operator.
-const SERVICE: &str = "pyramid-operator";
 
 /// A Writer, and what its ConfigMap says about the object store.
 #[derive(Clone, Debug)]
@@ -75,7 +74,8 @@ pub(crate) fn namespaces_of(stream: &Stream) -> BTreeSet<String> {
     let own = stream.namespace().unwrap_or_default();
     let spec = &stream.spec;
     let lists = [&spec.appenders, &spec.subscribers, &spec.managers];
-    let named = lists.into_iter().flatten().flatten().map(|one| one.namespace_from(&own).to_owned());
+    let named =
+        lists.into_iter().flatten().flatten().map(|one| one.namespace_from(&own).to_owned());
     named.chain([own.clone()]).collect()
 }
 
@@ -138,12 +138,8 @@ spec: {{streams: [{{name: orders}}], target: {{port: {port}}}}}"
         let orders = stream("shop", "orders", &on("a"));
         let bare = stream("shop", "bare", "{}");
         let subscription = subscription(6000);
-        let bootstrap = render(
-            &[&orders, &bare],
-            &[(&subscription, name("b"))],
-            &writers.into(),
-            ISSUER,
-        );
+        let bootstrap =
+            render(&[&orders, &bare], &[(&subscription, name("b"))], &writers.into(), ISSUER);
         let replica = |n| format!("a-writer-{n}.a-writer-peers.pyramid-system.svc:7400");
         let a = WriterAddress {
             replicas: vec![replica(0), replica(1), replica(2)],

@@ -203,7 +203,11 @@ impl Configured {
         {
             let state = view.state();
             if state.is_read {
-                return Ok(state.entries.get(name).map(|one| one.known.clone()).unwrap_or_default());
+                return Ok(state
+                    .entries
+                    .get(name)
+                    .map(|one| one.known.clone())
+                    .unwrap_or_default());
             }
             if let Some((_, error)) =
                 state.failed.as_ref().filter(|(at, _)| at.elapsed() < FAILURE_HOLDS)
@@ -227,9 +231,8 @@ impl Configured {
     ) -> Result<Vec<Name>, admin::Error> {
         let begun = self.moment(writer);
         let Founded { name, ordinal, .. } = writer;
-        let listed = async {
-            writers.replica(&name.namespace, &name.name, *ordinal)?.list_config().await
-        };
+        let listed =
+            async { writers.replica(&name.namespace, &name.name, *ordinal)?.list_config().await };
         match listed.await {
             Ok(objects) => Ok(self.replace(writer, objects, begun)),
             Err(error) => {

@@ -86,15 +86,11 @@ where
 }
 
 fn now() -> Time {
-    Time(k8s_openapi::jiff::Timestamp::now())
+    Time(jiff::Timestamp::now())
 }
 
 /// The status to apply, if it changes anything.
-fn changed<K>(
-    present: &Present<'_, K>,
-    set: &Set<'_>,
-    now: Time,
-) -> Option<Value>
+fn changed<K>(present: &Present<'_, K>, set: &Set<'_>, now: Time) -> Option<Value>
 where
     K: Resource<DynamicType = ()>,
 {
@@ -176,7 +172,12 @@ status:
         .unwrap()
     }
 
-    fn status(stream: &Stream, fields: Vec<(&'static str, Value)>, owned: &[&'static str], verdicts: &[Verdict]) -> Option<Value> {
+    fn status(
+        stream: &Stream,
+        fields: Vec<(&'static str, Value)>,
+        owned: &[&'static str],
+        verdicts: &[Verdict],
+    ) -> Option<Value> {
         let status = stream.status.as_ref().unwrap();
         let present = Present {
             object: stream,

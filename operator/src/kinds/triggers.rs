@@ -249,10 +249,8 @@ impl Kinds {
 
     fn look_at_all_in(&self, namespace: &str) {
         self.look_at_namespaces([&namespace.to_owned()]);
-        let streams = self
-            .caches
-            .streams
-            .state_filter(|one| one.namespace().as_deref() == Some(namespace));
+        let streams =
+            self.caches.streams.state_filter(|one| one.namespace().as_deref() == Some(namespace));
         self.queues.streams.extend(streams.iter().map(|one| ObjectRef::from_obj(&**one)));
         let subscriptions = self
             .caches
@@ -275,7 +273,9 @@ impl Kinds {
         };
         let found = self.caches.subscriptions.state_filter(uses);
         self.queues.subscriptions.extend(found.iter().map(|one| ObjectRef::from_obj(&**one)));
-        self.look_at_namespaces(found.iter().filter_map(|one| one.namespace()).collect::<Vec<_>>().iter());
+        self.look_at_namespaces(
+            found.iter().filter_map(|one| one.namespace()).collect::<Vec<_>>().iter(),
+        );
     }
 
     /// Streams that are bound to the Writer or to none, the namespaces that they are used from, and
@@ -293,7 +293,9 @@ impl Kinds {
             streams.iter().filter_map(|one| one.0.as_ref().ok()).flat_map(namespaces_of).collect();
         self.look_at_namespaces(namespaces.iter());
         let subscriptions = self.caches.subscriptions.state();
-        self.queues.subscriptions.extend(subscriptions.iter().map(|one| ObjectRef::from_obj(&**one)));
+        self.queues
+            .subscriptions
+            .extend(subscriptions.iter().map(|one| ObjectRef::from_obj(&**one)));
     }
 }
 

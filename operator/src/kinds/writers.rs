@@ -83,7 +83,9 @@ mod tests {
         let text = "00112233445566778899aabbccddeeFF";
         let bytes = [0, 17, 34, 51, 68, 85, 102, 119, 136, 153, 170, 187, 204, 221, 238, 255];
         assert_eq!(cluster_id(text), Some(bytes));
-        for odd in ["", &text[1..], "+0112233445566778899aabbccddeeff", "x0112233445566778899aabbccddeeff"] {
+        for odd in
+            ["", &text[1..], "+0112233445566778899aabbccddeeff", "x0112233445566778899aabbccddeeff"]
+        {
             assert_eq!(cluster_id(odd), None, "{odd}");
         }
     }

@@ -78,9 +78,8 @@ fn rank(one: &Report<'_>) -> (bool, bool, Option<u64>) {
 fn worst_streams(worst: &BTreeMap<&str, Report<'_>>) -> Vec<StreamLag> {
     let mut streams: Vec<(&str, &Report<'_>)> =
         worst.iter().map(|(name, report)| (*name, report)).collect();
-    streams.sort_by_key(|(_, one)| {
-        std::cmp::Reverse((halt(one.report.state()).is_some(), one.lag))
-    });
+    streams
+        .sort_by_key(|(_, one)| std::cmp::Reverse((halt(one.report.state()).is_some(), one.lag)));
     let shown = streams.into_iter().take(WORST_STREAMS_MAX).filter_map(|(full, one)| {
         let (namespace, name) = full.split_once('/')?;
         Some(StreamLag {

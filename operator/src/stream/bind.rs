@@ -98,7 +98,9 @@ fn age(writer: &Writer) -> (bool, Option<&Time>) {
 fn not_usable(made: &Writer, namespace: &str, operators: &str) -> String {
     let made_name = WriterName::of(made);
     if made.metadata.deletion_timestamp.is_some() {
-        return format!("Writer {made_name} is being deleted; the next one is made when it is gone");
+        return format!(
+            "Writer {made_name} is being deleted; the next one is made when it is gone"
+        );
     }
     if is_default(made) {
         return format!(
@@ -190,7 +192,9 @@ spec: {{objectStorage: {{bucket: abc}}, allowedStreams: {{from: {from}}}}}"
             "allowedStreams": {"from": "All"}});
         assert_eq!(made, Binding::Create(expected.as_object().unwrap().clone()));
         let off = binding("shop", &[], OPERATORS, &settings(false, spec));
-        assert!(matches!(&off, Binding::NoDefault(text) if text.contains("--set defaultWriter.create=true")));
+        assert!(
+            matches!(&off, Binding::NoDefault(text) if text.contains("--set defaultWriter.create=true"))
+        );
         for lacking in [json!({}), json!({"objectStorage": {"bucket": ""}}), Value::Null] {
             let Binding::NoObjectStorage(text) =
                 binding("shop", &[], OPERATORS, &settings(true, lacking))

@@ -54,7 +54,10 @@ pub(super) enum Step {
     /// Try again, later each time.
     Retry,
     /// Write `spec.writerRef`.
-    Bind { writer: WriterName, ignored: Vec<String> },
+    Bind {
+        writer: WriterName,
+        ignored: Vec<String>,
+    },
     /// Make the default Writer.
     CreateDefault(Map<String, Value>),
     AddFinalizer,
@@ -64,11 +67,21 @@ pub(super) enum Step {
     /// Ask what the Writer holds.
     Ask(Founded),
     /// Declare it.
-    Put { writer: Founded, put: pb::PutStream, is_drift: bool },
+    Put {
+        writer: Founded,
+        put: pb::PutStream,
+        is_drift: bool,
+    },
     /// Let it take appends again.
-    Open { writer: Founded, stream_id: u64 },
+    Open {
+        writer: Founded,
+        stream_id: u64,
+    },
     /// Delete its records.
-    Purge { writer: Founded, stream_id: u64 },
+    Purge {
+        writer: Founded,
+        stream_id: u64,
+    },
 }
 
 /// A step, and the status that goes with it.
@@ -89,8 +102,7 @@ pub(super) fn decide(seen: &Observed<'_>) -> Decision {
         let accepted = Verdict::new(types::ACCEPTED, Truth::Unknown, reasons::PENDING, text);
         conditions(seen, accepted, not_programmed())
     };
-    let decision =
-        |step, verdicts| Decision { step, stream_id: known_id(stream), verdicts };
+    let decision = |step, verdicts| Decision { step, stream_id: known_id(stream), verdicts };
     // Before anything is declared: a Stream that is deleted between the two would lose the promise.
     if wants_purge(stream) && !has_finalizer(stream) && !seen.is_terminating {
         return decision(Step::AddFinalizer, pending("its deletion is being prepared"));
@@ -200,9 +212,8 @@ fn deletion(seen: &Observed<'_>) -> Decision {
         Decision { step, stream_id, verdicts }
     };
     let known_id = known_id(stream);
-    let release = |text: &str| {
-        said(Step::RemoveFinalizer, known_id, reasons::PURGE_PENDING, text.to_owned())
-    };
+    let release =
+        |text: &str| said(Step::RemoveFinalizer, known_id, reasons::PURGE_PENDING, text.to_owned());
     if !has_finalizer(stream) {
         return said(Step::Rest, known_id, reasons::PURGE_PENDING, "it goes".to_owned());
     }

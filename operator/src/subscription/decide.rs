@@ -65,11 +65,8 @@ pub(super) struct Decision {
 }
 
 pub(super) fn decide(seen: &Observed<'_>) -> Decision {
-    let decision = |step, verdicts| Decision {
-        step,
-        stream_count: seen.resolution.streams.len(),
-        verdicts,
-    };
+    let decision =
+        |step, verdicts| Decision { step, stream_count: seen.resolution.streams.len(), verdicts };
     let resolved = resolved_refs(seen.resolution);
     let said = |step, truth, reason, text: String| {
         let programmed = Verdict::new(types::PROGRAMMED, truth, reason, text);
@@ -151,7 +148,8 @@ fn put(seen: &Observed<'_>, writer: &WriterName) -> Result<pb::PutSubscription, 
     }
     service_accounts.sort_unstable();
     service_accounts.dedup();
-    let bound = seen.resolution.streams.iter().filter(|(_, one)| one.writer.as_ref() == Some(writer));
+    let bound =
+        seen.resolution.streams.iter().filter(|(_, one)| one.writer.as_ref() == Some(writer));
     let mut streams: Vec<String> =
         bound.map(|((namespace, name), _)| format!("{namespace}/{name}")).collect();
     streams.sort_unstable();

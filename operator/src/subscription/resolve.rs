@@ -142,9 +142,8 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn subscription(spec: &str) -> Subscription {
-        let yaml = format!(
-            "metadata: {{name: s, namespace: shop, uid: u, generation: 4}}\nspec: {spec}"
-        );
+        let yaml =
+            format!("metadata: {{name: s, namespace: shop, uid: u, generation: 4}}\nspec: {spec}");
         serde_saphyr::from_str(&yaml).unwrap()
     }
 

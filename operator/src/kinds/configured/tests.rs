@@ -39,7 +39,7 @@ fn what_differs_from_what_was_put_is_told_at_each_listing() {
     let configured = Configured::default();
     let orders = Name::stream("shop", "orders");
     configured.put(&writer(), &orders, wanted(2), declared(2, false));
-    let mut list = |objects: Vec<pb::ConfiguredObject>| {
+    let list = |objects: Vec<pb::ConfiguredObject>| {
         configured.replace(&writer(), objects, configured.moment(&writer()))
     };
     let none: [Name; 0] = [];
