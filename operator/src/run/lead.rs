@@ -16,7 +16,7 @@ use super::{Error, Outcome};
 use crate::audit::{self, AuditMetrics};
 use crate::context::Context;
 use crate::leader::{Candidate, Leadership};
-use crate::{bootstrap, stats, stream, subscription, webhook_bundle, writer};
+use crate::{kinds, webhook_bundle, writer};
 
 /// Controllers have this long to end what they do.
 const CONTROLLERS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,10 +98,7 @@ fn controllers(context: &Arc<Context>, stop: &CancellationToken) -> JoinSet<&'st
     }
     spawn!(
         writer => "writers",
-        stream => "streams",
-        subscription => "subscriptions",
-        bootstrap => "bootstrap",
-        stats => "stats",
+        kinds => "streams and subscriptions",
         webhook_bundle => "webhook bundle",
     )
 }
