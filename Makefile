@@ -116,7 +116,7 @@ cluster-down: pyramid-cluster ## end them and remove what belongs to them
 	@$(TARGET)/debug/pyramid-cluster down
 
 cluster-test: cluster-tools images ## run the suite that needs a cluster
-	$(CARGO) test --workspace --locked --test cluster
+	$(CARGO) test --workspace --locked --test cluster -- --test-threads=1
 
 lint: ## check format, lints and documentation; changes nothing
 	$(CARGO) fmt --all --check

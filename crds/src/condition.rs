@@ -65,8 +65,6 @@ pub mod reasons {
     pub const VOLUMES_PENDING: &str = "VolumesPending";
     /// `StorageReady`: the StorageClass does not let volumes grow.
     pub const EXPANSION_UNSUPPORTED: &str = "ExpansionUnsupported";
-    /// `StorageReady`: a volume did not grow in time.
-    pub const EXPANSION_FAILED: &str = "ExpansionFailed";
     /// `StorageReady`: a replica that held data came up empty.
     pub const VOLUME_LOST: &str = "VolumeLost";
     /// `StorageReady`: a replica holds the data of another cluster, or data that it cannot read.
@@ -212,6 +210,3 @@ pub fn find<'a>(conditions: &'a [Condition], r#type: &str) -> Option<&'a Conditi
 pub fn is_true(conditions: &[Condition], r#type: &str) -> bool {
     find(conditions, r#type).is_some_and(|condition| condition.status == Truth::True.as_str())
 }
-
-#[cfg(test)]
-mod tests;

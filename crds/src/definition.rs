@@ -3,8 +3,10 @@
 //! What the derive macros emit is accepted by a server, and changed here in a few places: see
 //! [`all`].
 
+use std::collections::BTreeMap;
+
 use kube::CustomResourceExt;
-use serde_json::{Map, Value, json};
+use serde_json::{Number, Value, json};
 
 use crate::condition::{Truth, reasons, types};
 use crate::{Stream, Subscription, Writer, stream, subscription, writer};
@@ -29,7 +31,7 @@ pub struct Definition {
 /// * A new object has the condition `Ready`, `Unknown`, until the operator sees it.
 /// * `spec` of a Stream may be left out.
 /// * Names have the length, and for Writers the form, that their children need.
-/// * Whole numbers are written as such, and paragraphs of comments as one line.
+/// * Whole numbers are written as such, paragraphs of comments as one line, keys in one order.
 ///
 /// # Panics
 ///
@@ -62,12 +64,14 @@ fn define<K: CustomResourceExt>(name: &Value, spec_may_be_absent: bool) -> Defin
     set(schema, "/properties/status/default", &json!({"conditions": [pending()]}));
     if spec_may_be_absent {
         set(schema, "/properties/spec/default", &json!({}));
-        set(schema, "/required", &json!([]));
+        if let Some(root) = schema.as_object_mut() {
+            root.remove("required");
+        }
     }
     if let Some(root) = object.as_object_mut() {
         root.remove("status");
     }
-    Definition { plural, object: whole_numbers(object) }
+    Definition { plural, object: canonical(object) }
 }
 
 /// The condition of an object that no operator has seen.
@@ -88,10 +92,11 @@ fn set(schema: &mut Value, place: &str, value: &Value) {
     parent.expect("the schema of a kind has this part").insert(key.to_owned(), value.clone());
 }
 
-/// Drops `nullable` and unwraps comments, at every level of a schema.
+/// Drops `nullable` and titles, and unwraps comments, at every level of a schema.
 fn simplify(schema: &mut Value) {
     let Some(schema) = schema.as_object_mut() else { return };
     schema.remove("nullable");
+    schema.remove("title");
     if let Some(Value::String(text)) = schema.get_mut("description") {
         *text = unwrapped(text);
     }
@@ -113,22 +118,25 @@ fn unwrapped(text: &str) -> String {
     paragraphs.collect::<Vec<_>>().join("\n\n")
 }
 
-/// `1.0` as `1`: bounds are floating point in the derived form.
-fn whole_numbers(value: Value) -> Value {
+/// Keys in the order of the alphabet, whatever the features of the JSON library, and `1.0` as `1`:
+/// bounds are floating point in the derived form.
+fn canonical(value: Value) -> Value {
     match value {
-        Value::Number(number) => match number.as_f64().map(|float| format!("{float:.0}")) {
-            Some(text) if number.as_f64() == text.parse().ok() => {
-                text.parse::<i64>().map_or(Value::Number(number), Value::from)
-            }
-            Some(_) | None => Value::Number(number),
-        },
-        Value::Array(items) => Value::Array(items.into_iter().map(whole_numbers).collect()),
-        Value::Object(fields) => Value::Object(
-            fields
-                .into_iter()
-                .map(|(key, inner)| (key, whole_numbers(inner)))
-                .collect::<Map<_, _>>(),
-        ),
+        Value::Number(number) => whole(&number).map_or(Value::Number(number), Value::from),
+        Value::Array(items) => Value::Array(items.into_iter().map(canonical).collect()),
+        Value::Object(fields) => {
+            let sorted: BTreeMap<String, Value> =
+                fields.into_iter().map(|(key, inner)| (key, canonical(inner))).collect();
+            Value::Object(sorted.into_iter().collect())
+        }
         Value::Null | Value::Bool(_) | Value::String(_) => value,
     }
+}
+
+/// The integer that a number is, if it is one.
+fn whole(number: &Number) -> Option<i64> {
+    let float = number.as_f64()?;
+    let integer: i64 = format!("{float:.0}").parse().ok()?;
+    (number.as_i64() == Some(integer) || integer.to_string().parse() == Ok(float))
+        .then_some(integer)
 }

@@ -8,12 +8,13 @@
 //! * [`writer`], [`stream`], [`subscription`]: one kind each.
 //! * [`condition`]: how the status says what is the matter.
 //! * [`annotation`], [`label`], [`finalizer`]: the names that the operator reads and writes.
-//! * [`definition`]: the `CustomResourceDefinition`s, as they are installed.
+//! * [`definition`], [`generated`]: the `CustomResourceDefinition`s, and the files that hold them.
 
 pub mod annotation;
 pub mod condition;
 pub mod definition;
 pub mod finalizer;
+pub mod generated;
 pub mod label;
 pub mod stream;
 pub mod subscription;

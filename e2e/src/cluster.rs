@@ -144,7 +144,9 @@ impl Cluster {
             unit::end_all_in(&namespace).await?;
         }
         network::remove(&layout).await?;
-        cgroup::remove(&layout.cgroup()).await?;
+        for number in 1..=NODES {
+            cgroup::remove(&node::containers(&layout, number)?).await?;
+        }
         tunables::restore(&layout)?;
         layout.remove()
     }
@@ -349,7 +351,10 @@ impl Node<'_> {
     /// # Errors
     /// Its processes do not go.
     pub async fn kill(&self) -> anyhow::Result<()> {
-        unit::end(&self.cluster.layout, &self.name()).await
+        let layout = &self.cluster.layout;
+        let containers = node::containers(layout, self.number)?;
+        unit::end(layout, &self.name()).await?;
+        cgroup::remove(&containers).await
     }
 
     /// Starts it after [`Self::kill`].

@@ -1,6 +1,7 @@
 //! [`Context`]: what all controllers share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use kube::runtime::events::Recorder;
 use pyramid_tls::Authority;
@@ -31,6 +32,9 @@ pub(crate) struct Context {
     pub(crate) writers: Writers,
     pub(crate) recorder: Recorder,
     pub(crate) metrics: Metrics,
+    /// The fencing token of this leader: larger than that of every leader before it. 0 until this
+    /// replica leads; controllers run only from then on.
+    pub(crate) lease_transitions: AtomicU64,
 }
 
 /// The authority, as its Secret holds it.

@@ -7,9 +7,12 @@
 pub mod settings;
 
 mod admin;
+mod audit;
 mod authority;
 mod bootstrap;
 mod context;
+#[cfg(test)]
+mod fake_api;
 mod identity;
 mod inject;
 mod issuer;
@@ -21,6 +24,7 @@ mod stats;
 mod stream;
 mod subscription;
 mod webhook;
+mod webhook_bundle;
 mod writer;
 
 pub use run::{Config, Error, run};

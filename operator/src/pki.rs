@@ -7,15 +7,14 @@ use std::time::Duration;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use pyramid_crds::label;
 use pyramid_protocol::{Clock, ParseSpiffeIdError, SpiffeId};
 use pyramid_tls::authority::{self, Issued, Recognized, Request, Usage};
 use pyramid_tls::bundle;
 
-use crate::context::{MANAGER, Trust};
+use crate::context::Trust;
 use crate::settings::Settings;
 
-/// Label of everything that the operator made.
-pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Behind the name of a Writer: the name of the Secret with its certificate.
 pub(crate) const WRITER_SECRET_SUFFIX: &str = "-writer-tls";
 
@@ -24,7 +23,7 @@ pub(crate) const CERTIFICATE: &str = "tls.crt";
 pub(crate) const BUNDLE: &str = "ca.crt";
 
 /// Type of Secrets with key and certificate.
-const TLS_TYPE: &str = "kubernetes.io/tls";
+pub(crate) const TLS_TYPE: &str = "kubernetes.io/tls";
 
 /// Why there is no certificate for a Writer.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +102,7 @@ pub(crate) fn writer_secret(
         name: Some(writer.secret_name()),
         namespace: Some(writer.namespace.to_owned()),
         uid: existing.and_then(|secret| secret.metadata.uid.clone()),
-        labels: Some([(MANAGED_BY.to_owned(), MANAGER.to_owned())].into()),
+        labels: Some([(label::MANAGED_BY.to_owned(), label::OPERATOR.to_owned())].into()),
         ..ObjectMeta::default()
     };
     let data = [(KEY, key_pem), (CERTIFICATE, chain_pem), (BUNDLE, bundle)];

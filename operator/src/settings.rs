@@ -177,6 +177,13 @@ pub enum Error {
 }
 
 impl Settings {
+    /// The least that a chart can say.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        let text = "writerImage: 'writer:1'\nwriterNamespaces: ['*']\npusher: {image: 'pusher:1'}";
+        serde_saphyr::from_str(text).unwrap()
+    }
+
     /// Reads the file.
     ///
     /// # Errors
@@ -195,3 +202,6 @@ impl Settings {
         self.writer_namespaces.iter().any(|name| name == "*" || name == namespace)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //!
 //! - [`Tls::accept`] wraps what takes connections. After the handshake the peer's identity is the
 //!   one SPIFFE URI of its certificate, and every request carries it (`net::Peer`).
+//!   [`Tls::accept_anybody`] is for ports whose callers cannot have a certificate yet.
 //! - [`Tls::connect`] wraps what opens connections. The server must be a Writer of our trust domain
 //!   and its certificate must be for the host that was asked for; why there is no connection is
 //!   said in a text that tells what to do ([`ConnectError`]).
@@ -45,7 +46,7 @@ mod request;
 mod tls;
 mod verifier;
 
-pub use accept::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, TlsAccept};
+pub use accept::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Protocols, TlsAccept};
 pub use authority::Authority;
 pub use connect::{CONNECT_TIMEOUT, Error as ConnectError, TlsConnect, connect_without_identity};
 pub use directory::{Error, replace_bundle, write_checked_directory, write_directory};

@@ -1,4 +1,4 @@
-//! Control groups of pods, which stay when their processes are gone.
+//! Control groups of containers, which stay when their processes are gone.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -9,23 +9,33 @@ use crate::process::wait_until;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
+/// The group in which containerd makes those of Kubernetes' containers, whichever node it is.
+const PARENT: &str = "k8s.io";
+
 /// The kernel needs a moment to see that a group is empty.
 const EMPTY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where a group may be: in the one hierarchy of version 2, or in each of version 1.
+/// Where the groups of these containers may be: in the one hierarchy of version 2, or in each of
+/// version 1.
 ///
 /// # Errors
 /// The kernel has no control groups.
-pub(super) fn folders(group: &str) -> anyhow::Result<Vec<PathBuf>> {
-    let mut folders = vec![Path::new(ROOT).join(group)];
+pub(super) fn folders(containers: &[String]) -> anyhow::Result<Vec<PathBuf>> {
+    let in_hierarchy =
+        |root: &Path| containers.iter().map(|id| root.join(PARENT).join(id)).collect::<Vec<_>>();
+    Ok(hierarchies()?.iter().flat_map(|root| in_hierarchy(root)).collect())
+}
+
+fn hierarchies() -> anyhow::Result<Vec<PathBuf>> {
+    let mut roots = vec![PathBuf::from(ROOT)];
     for entry in std::fs::read_dir(ROOT)? {
         let entry = entry?;
         // Version 1 has links for hierarchies of two names.
         if entry.file_type()?.is_dir() {
-            folders.push(entry.path().join(group));
+            roots.push(entry.path());
         }
     }
-    Ok(folders)
+    Ok(roots)
 }
 
 /// The processes of a group and of all below it.
@@ -47,14 +57,18 @@ pub(super) fn processes(folder: &Path) -> anyhow::Result<Vec<Process>> {
     Ok(found)
 }
 
-/// Removes a group and all below it.
+/// Removes the groups of these containers, which have ended.
 ///
 /// # Errors
-/// It has processes.
-pub(super) async fn remove(group: &str) -> anyhow::Result<()> {
-    for folder in folders(group)? {
+/// One has processes.
+pub(super) async fn remove(containers: &[String]) -> anyhow::Result<()> {
+    for folder in folders(containers)? {
         wait_until("a control group is empty", EMPTY_TIMEOUT, async || Ok(removed(&folder)?))
             .await?;
+    }
+    for root in hierarchies()? {
+        // Other containers of the machine may be in it.
+        drop(std::fs::remove_dir(root.join(PARENT)));
     }
     Ok(())
 }

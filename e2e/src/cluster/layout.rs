@@ -30,7 +30,7 @@ pub(super) struct Layout {
     state: PathBuf,
     /// Second byte of all addresses.
     net: u8,
-    /// Begin of the names that the machine shares: namespaces, links, control groups.
+    /// Begin of the names that the machine shares: namespaces and links.
     prefix: String,
 }
 
@@ -146,11 +146,6 @@ impl Layout {
         format!("{}-host", self.prefix)
     }
 
-    /// The control group of all pods of the cluster.
-    pub(super) fn cgroup(&self) -> String {
-        format!("pyramid-{}", self.prefix)
-    }
-
     fn address(&self, third: u8, fourth: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, self.net, third, fourth)
     }
@@ -216,7 +211,7 @@ mod tests {
         let (one, two) = (folder.path().join("one"), folder.path().join("two"));
         let layout = Layout::of(&one).unwrap();
         assert_eq!(layout, Layout::of(&folder.path().join("./one")).unwrap());
-        assert_ne!(layout.cgroup(), Layout::of(&two).unwrap().cgroup());
+        assert_ne!(layout.host_link(), Layout::of(&two).unwrap().host_link());
         // The kernel takes 15 characters.
         assert!(layout.host_link().len() <= 15, "{}", layout.host_link());
     }

@@ -88,6 +88,17 @@ pub(super) fn socket(layout: &Layout, number: u8) -> PathBuf {
     layout.node(number).join(SOCKET.trim_start_matches('/'))
 }
 
+/// The containers that a node has started and not removed.
+pub(super) fn containers(layout: &Layout, number: u8) -> anyhow::Result<Vec<String>> {
+    let tasks = "run/containerd/io.containerd.runtime.v2.task/k8s.io";
+    // No container was started yet.
+    let Ok(entries) = std::fs::read_dir(layout.node(number).join(tasks)) else {
+        return Ok(Vec::new());
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    names.collect()
+}
+
 fn pod_network(layout: &Layout, number: u8) -> serde_json::Value {
     json!({
         "cniVersion": "0.4.0",
@@ -138,7 +149,6 @@ fn kubelet(layout: &Layout, number: u8) -> serde_json::Value {
         "configMapAndSecretChangeDetectionStrategy": "Watch",
         // All nodes share the machine, which has its own limits.
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": format!("/{}/{name}", layout.cgroup()),
         "cgroupsPerQOS": false,
         "enforceNodeAllocatable": [],
         "failCgroupV1": false,

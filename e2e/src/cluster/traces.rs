@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::cluster::layout::Layout;
+use crate::cluster::layout::{Layout, NODES};
 use crate::cluster::unit::Process;
-use crate::cluster::{Cluster, cgroup, network, unit};
+use crate::cluster::{Cluster, cgroup, network, node, unit};
 
 /// Processes, and places that the machine shares, of a cluster that ran.
 #[derive(Clone, Debug)]
@@ -21,7 +21,11 @@ impl Cluster {
     pub fn traces(&self) -> anyhow::Result<Traces> {
         let layout = &self.layout;
         let mut processes = unit::processes(layout)?;
-        let groups = cgroup::folders(&layout.cgroup())?;
+        let mut containers = Vec::new();
+        for number in 1..=NODES {
+            containers.extend(node::containers(layout, number)?);
+        }
+        let groups = cgroup::folders(&containers)?;
         for group in &groups {
             processes.extend(cgroup::processes(group)?);
         }

@@ -42,9 +42,13 @@ part() {
             "$@" || echo "--- ended with $?"
             sleep 0.3
         done
-    ) >>"$log" 2>&1 </dev/null &
+    ) >&"$log" 2>&1 </dev/null &
 }
 "#;
+
+/// Numbers of open files that a shell takes beside those of every program: a unit has at most so
+/// many parts.
+const LOG_FILES: std::ops::RangeInclusive<u8> = 3..=9;
 
 /// One program of a unit.
 #[derive(Clone, Debug)]
@@ -95,12 +99,16 @@ impl Unit {
     }
 
     fn script(&self, logs: &Path) -> String {
-        let mut script = format!("{PRELUDE}{}", self.setup);
-        for part in &self.parts {
+        let mut script = PRELUDE.to_owned();
+        // Logs are opened first: what is mounted may cover their folder.
+        for (file, part) in LOG_FILES.zip(&self.parts) {
             let log = logs.join(format!("{}-{}.log", self.name, part.name));
-            let words = [log.display().to_string(), part.program.display().to_string()];
-            script.push_str("part");
-            for word in words.iter().chain(&part.arguments) {
+            script += &format!("exec {file}>>{}\n", quoted(&log.display().to_string()));
+        }
+        script += &self.setup;
+        for (file, part) in LOG_FILES.zip(&self.parts) {
+            script += &format!("part {file} {}", quoted(&part.program.display().to_string()));
+            for word in &part.arguments {
                 script.push(' ');
                 script.push_str(&quoted(word));
             }

@@ -28,20 +28,13 @@ impl Clock for TestClock {
 }
 
 fn settings() -> Settings {
-    serde_saphyr::from_str(
-        "writerImage: writer:1
-writerNamespaces: ['*']
-pusher: {image: 'pusher:1'}
-pki: {writerLifeSeconds: 3000}
-",
-    )
-    .unwrap()
+    let mut settings = Settings::for_tests();
+    settings.pki.writer_life_seconds = 3000;
+    settings
 }
 
 fn trust(clock: &TestClock) -> Trust {
-    let authority = Authority::generate("test.local", 100 * DAY, clock).unwrap();
-    let bundle_pem = authority.bundle_pem().to_owned();
-    Trust { authority, bundle_pem, trust_domain: "test.local".to_owned() }
+    Trust::of(Authority::generate("test.local", 100 * DAY, clock).unwrap())
 }
 
 /// What has to be applied.
@@ -83,7 +76,9 @@ fn the_certificate_names_the_writer_and_its_hosts() {
     let metadata = ObjectMeta {
         name: Some("main-writer-tls".to_owned()),
         namespace: Some("shop".to_owned()),
-        labels: Some([(MANAGED_BY.to_owned(), "pyramid-operator".to_owned())].into()),
+        labels: Some(
+            [("app.kubernetes.io/managed-by".to_owned(), "pyramid-operator".to_owned())].into(),
+        ),
         ..ObjectMeta::default()
     };
     assert_eq!(secret.metadata, metadata);

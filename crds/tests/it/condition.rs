@@ -1,6 +1,8 @@
-use serde_json::json;
+//! Conditions keep their time as long as their status stays.
 
-use super::*;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use pyramid_crds::condition::{Observation, Truth, is_true, reasons, types};
+use serde_json::json;
 
 fn time(text: &str) -> Time {
     serde_json::from_value(json!(text)).unwrap()
