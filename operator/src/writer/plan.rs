@@ -407,15 +407,16 @@ fn plan_replica(
 ) -> Step {
     let claim = seen.claim.as_ref().filter(|claim| claim.is_bound && !claim.is_terminating);
     if let (DataSeen::Member { node_id, .. }, Some(claim)) = (seen.data, claim) {
+        // Marked first: a volume without a mark never held anything under a key that may be lost.
+        if claim.stamp.is_none() {
+            return Step::StampClaim { uid: claim.uid.clone(), cluster_id };
+        }
         let volume_uid = &claim.uid;
         let is_recorded = seen.member.as_ref().is_some_and(|member| {
             member.node_id == node_id && member.volume_uid.as_ref() == Some(volume_uid)
         });
         if !is_recorded {
             return Step::RecordMember { node_id, volume_uid: volume_uid.clone() };
-        }
-        if claim.stamp.is_none() {
-            return Step::StampClaim { uid: claim.uid.clone(), cluster_id };
         }
     }
     let Some(revision) = &set.update_revision else {

@@ -89,7 +89,7 @@ fn a_new_writer_comes_up_in_this_order() {
     let mut acts = world.done;
     acts.retain(|step| !matches!(step, Step::Wait(_) | Step::Stable | Step::ApplyChildren));
     let names: Vec<_> = acts.iter().map(|step| format!("{step:?}")).collect();
-    let begins = ["NameCluster", "CreateKek", "Bootstrap", "RecordMember", "StampClaim"];
+    let begins = ["NameCluster", "CreateKek", "Bootstrap", "StampClaim", "RecordMember"];
     assert_eq!(names.len(), begins.len(), "{names:?}");
     for (name, begin) in names.iter().zip(begins) {
         assert!(name.starts_with(begin), "{names:?}");

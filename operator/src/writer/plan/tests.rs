@@ -106,15 +106,16 @@ fn an_empty_replica_is_founded_only_if_nothing_says_that_it_was() {
 }
 
 #[test]
-fn a_founded_replica_is_recorded_and_then_marked() {
+fn a_founded_volume_is_marked_and_then_recorded() {
+    let stamp = Step::StampClaim { uid: "c1".to_owned(), cluster_id: CLUSTER };
+    assert_eq!(unfounded(|seen| seen.data = member_of(CLUSTER)), stamp);
+    assert_eq!(with(|seen| claim(seen).stamp = None), stamp);
     let record = Step::RecordMember { node_id: 1, volume_uid: "c1".to_owned() };
-    assert_eq!(unfounded(|seen| seen.data = member_of(CLUSTER)), record);
+    assert_eq!(with(|seen| seen.member = None), record);
     let other = MemberSeen { node_id: UNKNOWN_NODE, volume_uid: Some("c1".to_owned()) };
     assert_eq!(with(|seen| seen.member = Some(other)), record);
     let other = MemberSeen { node_id: 1, volume_uid: Some("c0".to_owned()) };
     assert_eq!(with(|seen| seen.member = Some(other)), record);
-    let stamp = Step::StampClaim { uid: "c1".to_owned(), cluster_id: CLUSTER };
-    assert_eq!(with(|seen| claim(seen).stamp = None), stamp);
 }
 
 #[test]
