@@ -35,7 +35,8 @@ impl Audit {
         // The cache is filled for as long as the process runs; if that ended, its task tells it.
         let filled = shutdown.run_until_cancelled(subscriptions.wait_until_ready()).await;
         if matches!(filled, Some(Ok(()))) {
-            audit::run(context, Arc::new(subscriptions), metrics, shutdown).await;
+            // Two watches and what they are told make it large.
+            Box::pin(audit::run(context, Arc::new(subscriptions), metrics, shutdown)).await;
         }
     }
 }
