@@ -122,6 +122,15 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     tasks.spawn(watches::namespaces(Arc::clone(&kinds), write_namespaces, stop()));
     tasks.spawn(watches::bootstraps(Arc::clone(&kinds), write_bootstraps, stop()));
     tasks.spawn(triggers::trust(Arc::clone(&kinds), stop()));
+    // Once for all: of several that wait for one store, kube wakes only the last.
+    let is_full = tokio::select! {
+        biased;
+        is_full = kinds.caches_are_full(&shutdown) => is_full,
+        _ended = tasks.join_next() => false,
+    };
+    if !is_full {
+        return;
+    }
     tasks.spawn(stream::run(Arc::clone(&kinds), stop()));
     tasks.spawn(subscription::run(Arc::clone(&kinds), stop()));
     tasks.spawn(bootstrap::run(Arc::clone(&kinds), stop()));
