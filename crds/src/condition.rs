@@ -63,7 +63,7 @@ pub mod reasons {
     pub const VOLUMES_BOUND: &str = "VolumesBound";
     /// `StorageReady`: a claim waits for its volume.
     pub const VOLUMES_PENDING: &str = "VolumesPending";
-    /// `StorageReady`: the StorageClass does not let volumes grow.
+    /// `StorageReady`: the `StorageClass` does not let volumes grow.
     pub const EXPANSION_UNSUPPORTED: &str = "ExpansionUnsupported";
     /// `StorageReady`: a replica that held data came up empty.
     pub const VOLUME_LOST: &str = "VolumeLost";

@@ -3,6 +3,11 @@
     unreachable_pub,
     reason = "KubeSchema repeats a type inside a function, as visible as it is"
 )]
+#![allow(clippy::doc_markdown, reason = "`kubectl explain` prints comments as they are")]
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each column of a table has a name, a type and a path"
+)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -32,7 +37,7 @@ pub const ANY_ACCOUNT: &str = "*";
     doc = "A Stream is an ordered log of records with the offsets 0, 1, 2, ... without gaps. A Stream \
            with a name and nothing else works: it is bound to the default Writer, and every service \
            account of its namespace may append and read. On the wire its name is \
-           \"<namespace>/<name>\".",
+           \"NAMESPACE/NAME\".",
     selectable = ".spec.writerRef.name",
     printcolumn(
         name = "Writer",

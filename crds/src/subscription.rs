@@ -3,6 +3,11 @@
     unreachable_pub,
     reason = "KubeSchema repeats a type inside a function, as visible as it is"
 )]
+#![allow(clippy::doc_markdown, reason = "`kubectl explain` prints comments as they are")]
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each column of a table has a name, a type and a path"
+)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};

@@ -3,6 +3,11 @@
     unreachable_pub,
     reason = "KubeSchema repeats a type inside a function, as visible as it is"
 )]
+#![allow(clippy::doc_markdown, reason = "`kubectl explain` prints comments as they are")]
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each column of a table has a name, a type and a path"
+)]
 
 use std::collections::BTreeMap;
 
@@ -112,7 +117,7 @@ pub struct WriterSpec {
     /// The bucket to which finished parts of the log are shipped.
     pub object_storage: ObjectStorage,
     /// The key under which all data in the bucket is encrypted. Absent: the operator makes one and
-    /// keeps it in the Secret "<writer>-writer-kek". Back it up: without it the bucket is noise.
+    /// keeps it in the Secret "NAME-writer-kek". Back it up: without it the bucket is noise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Encryption>,
     /// Whose Streams may be bound to this Writer.
@@ -194,7 +199,7 @@ pub struct ObjectStorage {
     #[schemars(length(min = 3, max = 63), regex(pattern = "^[a-z0-9][a-z0-9.-]*[a-z0-9]$"))]
     pub bucket: String,
     /// Beginning of the names of all objects, fixed when the Writer is created. Absent:
-    /// "<namespace>/<writer>". The objects of a new Writer never mix with those of an earlier one
+    /// "NAMESPACE/NAME". The objects of a new Writer never mix with those of an earlier one
     /// of the same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
@@ -206,8 +211,8 @@ pub struct ObjectStorage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub region: Option<String>,
-    /// Address of a store that is not AWS, such as "https://s3.example.com". It may be changed
-    /// later, but not added or removed. Absent: AWS.
+    /// Address of a store that is not AWS, an http or https URL. It may be changed later, but not
+    /// added or removed. Absent: AWS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() in ['https', 'http']")

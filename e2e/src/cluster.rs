@@ -307,7 +307,13 @@ impl Cluster {
     #[must_use]
     pub fn shell_line(&self) -> String {
         let (config, tools) = (self.kubeconfig(), self.tools.folder());
-        format!("export KUBECONFIG={} PATH={}:$PATH", config.display(), tools.display())
+        let Credentials { access_key, secret_key } = Credentials::admin();
+        format!(
+            "export KUBECONFIG={} PATH={}:$PATH S3_ENDPOINT={ENDPOINT} S3_BUCKET={BUCKET} \
+             S3_ACCESS_KEY={access_key} S3_SECRET_KEY={secret_key}",
+            config.display(),
+            tools.display()
+        )
     }
 
     /// Has the keeper collect what tells why this failed.

@@ -120,9 +120,9 @@ pub struct Recipe {
     pub log: PathBuf,
 }
 
-/// A program takes at most so long to serve.
 /// A test lies in `<target>/<profile>/deps`.
 const TARGET_ABOVE_TEST: usize = 3;
+/// A program takes at most so long to serve.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a failed start tells of the log. Unit: bytes.

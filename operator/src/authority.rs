@@ -30,7 +30,7 @@ use pyramid_tls::{Authority, bundle};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{MANAGER, Trust};
+use crate::context::{MANAGER, Trust, said};
 use crate::pki::{CERTIFICATE, KEY, TLS_TYPE, WRITER_SECRET_SUFFIX};
 use crate::settings::Settings;
 use crate::webhook_bundle::WEBHOOK;
@@ -46,12 +46,12 @@ const SUFFIX_BYTES: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// Goes away by itself, or the operator's rights are wrong.
-    #[error("{action}")]
+    #[error("{action}: {said}")]
     Api {
         /// What was tried.
         action: &'static str,
         /// What the API server said.
-        source: kube::Error,
+        said: String,
     },
     /// Somebody has to restore the Secret.
     #[error(
@@ -89,6 +89,12 @@ pub(crate) enum Error {
     /// The settings are not good.
     #[error("make an authority")]
     Make(#[source] authority::Error),
+}
+
+impl Error {
+    fn api(action: &'static str) -> impl FnOnce(kube::Error) -> Self {
+        move |error| Self::Api { action, said: said(&error) }
+    }
 }
 
 impl Trust {
@@ -144,7 +150,7 @@ pub(crate) async fn load_or_create(
 ) -> Result<Trust, Error> {
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let action = "read the Secret pyramid-ca";
-    let found = secrets.get_opt(SECRET).await.map_err(|source| Error::Api { action, source })?;
+    let found = secrets.get_opt(SECRET).await.map_err(Error::api(action))?;
     if let Some(secret) = found {
         return Trust::read(&secret, settings);
     }
@@ -162,11 +168,10 @@ pub(crate) async fn load_or_create(
         }
         // Another replica was faster: its authority counts.
         Err(kube::Error::Api(status)) if status.is_already_exists() => {
-            let secret =
-                secrets.get(SECRET).await.map_err(|source| Error::Api { action, source })?;
+            let secret = secrets.get(SECRET).await.map_err(Error::api(action))?;
             Trust::read(&secret, settings)
         }
-        Err(source) => Err(Error::Api { action: "create the Secret pyramid-ca", source }),
+        Err(error) => Err(Error::api("create the Secret pyramid-ca")(error)),
     }
 }
 
@@ -204,10 +209,10 @@ async fn evidence(
     let params =
         ListParams::default().labels(&format!("{}={}", label::MANAGED_BY, label::OPERATOR));
     for secrets in writer_namespaces(client, namespace, settings) {
-        let secrets = secrets.list(&params).await.map_err(|source| Error::Api {
-            action: "look whether Writers have certificates already",
-            source,
-        })?;
+        let secrets = secrets
+            .list(&params)
+            .await
+            .map_err(Error::api("look whether Writers have certificates already"))?;
         let is_writers = |secret: &&Secret| {
             secret.metadata.name.as_ref().is_some_and(|name| name.ends_with(WRITER_SECRET_SUFFIX))
         };
@@ -218,10 +223,10 @@ async fn evidence(
         }
     }
     let webhooks: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
-    let configuration = webhooks.get_opt(WEBHOOK).await.map_err(|source| Error::Api {
-        action: "look whether the webhook has a root already",
-        source,
-    })?;
+    let configuration = webhooks
+        .get_opt(WEBHOOK)
+        .await
+        .map_err(Error::api("look whether the webhook has a root already"))?;
     let webhooks = configuration.and_then(|it| it.webhooks).unwrap_or_default();
     let has_root = webhooks.iter().any(|webhook| {
         webhook.client_config.ca_bundle.as_ref().is_some_and(|ByteString(pem)| !pem.is_empty())

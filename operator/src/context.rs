@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use kube::runtime::events::Recorder;
+use pyramid_telemetry::logs::causes;
 use pyramid_tls::Authority;
 use tokio::sync::watch;
 
@@ -35,6 +36,11 @@ pub(crate) struct Context {
     /// The fencing token of this leader: larger than that of every leader before it. 0 until this
     /// replica leads; controllers run only from then on.
     pub(crate) lease_transitions: AtomicU64,
+}
+
+/// What the API server said, for people: kube's own text repeats the whole answer.
+pub(crate) fn said(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error { status.message.clone() } else { causes(error) }
 }
 
 /// The authority, as its Secret holds it.

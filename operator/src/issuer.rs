@@ -35,7 +35,7 @@ use tonic::{Response, Status};
 pub(crate) use self::access::Access;
 use self::holder::{Grant, Holder, grant};
 use self::limit::Limit;
-use crate::context::Trust;
+use crate::context::{Trust, said};
 use crate::metrics::{Issue, Metrics};
 use crate::settings::Pki;
 
@@ -214,8 +214,8 @@ fn tell(error: &Error) {
     match error {
         Error::Authority(_) => tracing::error!("no certificate: {error}"),
         Error::Api { source, .. } => {
-            let source = source.as_ref().map(ToString::to_string);
-            tracing::warn!(source, "no certificate: {error}");
+            let said = source.as_ref().map(said);
+            tracing::warn!(said, "no certificate: {error}");
         }
         // A line at `info` for each would let anybody fill the log.
         Error::Token { .. }

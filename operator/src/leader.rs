@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::decision::{Decision, decide};
-use crate::context::MANAGER;
+use crate::context::{MANAGER, said};
 
 /// Name of the Lease.
 pub(crate) const LEASE: &str = "pyramid-operator";
@@ -41,12 +41,12 @@ pub(crate) enum Lost {
         holder: String,
     },
     /// Others may take it any moment.
-    #[error("the lease {LEASE} was not renewed for {} s", .after.as_secs())]
+    #[error("the lease {LEASE} was not renewed for {} s: {said}", .after.as_secs())]
     Silent {
         /// For how long.
         after: Duration,
-        /// What the API server said last, if it said something.
-        source: Option<kube::Error>,
+        /// What the API server said last, or that it did not.
+        said: String,
     },
 }
 
@@ -74,7 +74,7 @@ impl Candidate {
 
     /// Waits until the lease is ours, or until `shutdown`.
     pub(crate) async fn acquire(self, shutdown: &CancellationToken) -> Option<Leadership> {
-        let mut seen: Option<(Option<LeaseSpec>, Instant)> = None;
+        let mut seen = None;
         loop {
             let began = Instant::now();
             match timeout(self.duration, self.attempt(&mut seen)).await {
@@ -82,7 +82,9 @@ impl Candidate {
                     return Some(Leadership { candidate: self, held, renewed: began });
                 }
                 Ok(Ok(None)) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "the lease {LEASE} cannot be looked at"),
+                Ok(Err(error)) => {
+                    tracing::warn!("the lease {LEASE} cannot be looked at: {}", said(&error));
+                }
                 Err(_elapsed) => tracing::warn!("the API server does not answer about {LEASE}"),
             }
             tokio::select! {
@@ -94,17 +96,14 @@ impl Candidate {
     }
 
     /// Looks, and takes the lease if it is free.
-    async fn attempt(
-        &self,
-        seen: &mut Option<(Option<LeaseSpec>, Instant)>,
-    ) -> Result<Option<Lease>, kube::Error> {
+    async fn attempt(&self, seen: &mut Option<Seen>) -> Result<Option<Lease>, kube::Error> {
         let lease = self.leases.get_opt(LEASE).await?;
-        let spec = lease.as_ref().and_then(|lease| lease.spec.clone());
+        let version = lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
         let since = match seen {
-            Some((before, since)) if *before == spec => *since,
+            Some(before) if before.version == version => before.since,
             Some(_) | None => Instant::now(),
         };
-        *seen = Some((spec, since));
+        *seen = Some(Seen { version, since });
         let decision = decide(lease.as_ref(), &self.identity, since.elapsed());
         let taken = match (decision, lease) {
             (Decision::Wait, _) => return Ok(None),
@@ -162,13 +161,15 @@ impl Leadership {
     /// Renews until the lease is lost. Dropped to stop.
     pub(crate) async fn keep(&mut self) -> Lost {
         let deadline = self.candidate.duration * 2 / 3;
-        let mut last_error = None;
+        let mut last = None;
         loop {
             sleep(self.candidate.retry().min(deadline.saturating_sub(self.renewed.elapsed())))
                 .await;
             let left = deadline.saturating_sub(self.renewed.elapsed());
             if left.is_zero() {
-                return Lost::Silent { after: self.renewed.elapsed(), source: last_error };
+                let silence = || "the API server does not answer".to_owned();
+                let said = last.unwrap_or_else(silence);
+                return Lost::Silent { after: self.renewed.elapsed(), said };
             }
             let began = Instant::now();
             // The client tries again by itself, for longer than the lease holds.
@@ -176,12 +177,13 @@ impl Leadership {
                 Ok(Ok(Renewed::Held(lease))) => {
                     self.held = *lease;
                     self.renewed = began;
-                    last_error = None;
+                    last = None;
                 }
                 Ok(Ok(Renewed::Taken { holder })) => return Lost::Taken { holder },
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the lease {LEASE} was not renewed");
-                    last_error = Some(error);
+                    let said = said(&error);
+                    tracing::warn!("the lease {LEASE} was not renewed: {said}");
+                    last = Some(said);
                 }
                 Err(_elapsed) => {}
             }
@@ -226,10 +228,18 @@ impl Leadership {
         let released = self.candidate.leases.replace(LEASE, &params, &lease);
         match timeout(RELEASE_TIMEOUT, released).await {
             Ok(Ok(_)) => tracing::info!("the lease {LEASE} is released"),
-            Ok(Err(error)) => tracing::warn!(%error, "the lease {LEASE} runs out by itself"),
+            Ok(Err(error)) => {
+                tracing::warn!("the lease {LEASE} runs out by itself: {}", said(&error));
+            }
             Err(_elapsed) => tracing::warn!("the lease {LEASE} runs out by itself"),
         }
     }
+}
+
+/// The lease as it is, and since when it has been seen so.
+struct Seen {
+    version: Option<String>,
+    since: Instant,
 }
 
 enum Renewed {

@@ -16,6 +16,7 @@ mod fake_api;
 mod identity;
 mod inject;
 mod issuer;
+mod kinds;
 mod leader;
 mod metrics;
 mod pki;

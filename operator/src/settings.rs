@@ -172,7 +172,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// Where and why.
-        source: serde_saphyr::Error,
+        source: Box<serde_saphyr::Error>,
     },
 }
 
@@ -193,7 +193,7 @@ impl Settings {
         let text = std::fs::read_to_string(path)
             .map_err(|source| Error::Read { path: path.to_owned(), source })?;
         serde_saphyr::from_str(&text)
-            .map_err(|source| Error::Parse { path: path.to_owned(), source })
+            .map_err(|source| Error::Parse { path: path.to_owned(), source: source.into() })
     }
 
     /// Whether Writers may run there.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::{CA_MANAGER, Context};
+use crate::context::{CA_MANAGER, Context, said};
 use crate::metrics::Controller;
 
 /// Name of the configuration.
@@ -95,7 +95,8 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
                 tracing::info!("the webhook's configuration has the current trust bundle");
             }
             Err(error) => {
-                tracing::warn!(%error, "the webhook's configuration has an old trust bundle");
+                let said = said(&error);
+                tracing::warn!("the webhook's configuration has an old trust bundle: {said}");
             }
         }
     }

@@ -19,6 +19,8 @@ use crate::status::Board;
 const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 /// How long the Writer may take to say what is assigned.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the trust bundle in use is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Everything is reported again after this long.
 const REPORT_ALL_EVERY: Duration = Duration::from_secs(10);
 /// Changes are reported at most this often; what happens in between is told with the next report.
@@ -50,6 +52,16 @@ pub(crate) struct Assigned {
     pub(crate) heard_at: Instant,
 }
 
+/// Why a call has ended.
+enum Ended {
+    /// It was to end.
+    Stopped,
+    /// What it said first is not so any more.
+    Outdated,
+    /// The Writer or the network says so.
+    Refused(Refusal),
+}
+
 impl Attachment {
     /// Attaches, again and again, until it is stopped.
     pub(crate) async fn run(self, stop: CancellationToken) {
@@ -57,8 +69,10 @@ impl Attachment {
         let mut said = String::new();
         loop {
             let writer = self.client.writer();
-            let Some(refusal) = self.attach(writer.calls(), &mut backoff, &stop).await else {
-                return;
+            let refusal = match self.attach(writer.calls(), &mut backoff, &stop).await {
+                Ended::Stopped => return,
+                Ended::Outdated => continue,
+                Ended::Refused(refusal) => refusal,
             };
             writer.failed(&refusal);
             self.metrics.attach_losses.inc();
@@ -89,22 +103,20 @@ impl Attachment {
         }
     }
 
-    /// One call of `Attach`; comes back with why it has ended, with nothing if it was to stop.
+    /// One call of `Attach`; comes back with why it has ended.
     async fn attach(
         &self,
         mut calls: pb::writer_client::WriterClient<tonic::transport::Channel>,
         backoff: &mut Backoff,
         stop: &CancellationToken,
-    ) -> Option<Refusal> {
+    ) -> Ended {
         let (requests, outgoing) = mpsc::channel(REQUESTS_LEN_MAX);
+        let bundle = self.bundle();
         let hello = pb::AttachHello {
             subscription: self.subscription.to_string(),
             pod: self.pod.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            trust_bundle_sha256: self
-                .tls
-                .as_ref()
-                .map_or_else(String::new, |tls| tls.status().bundle_sha256),
+            trust_bundle_sha256: bundle.clone(),
         };
         send(&requests, Request::Hello(hello));
         let mut changes = self.board.changes();
@@ -115,21 +127,23 @@ impl Attachment {
         };
         let opened = tokio::select! {
             biased;
-            () = stop.cancelled() => return None,
+            () = stop.cancelled() => return Ended::Stopped,
             opened = timeout(OPEN_TIMEOUT, opening) => opened,
         };
         let (first, mut messages) = match opened {
             Ok(Ok(opened)) => opened,
-            Ok(Err(status)) => return Some(Refusal::from_status(&status)),
-            Err(_elapsed) => return Some(lost("no answer in time")),
+            Ok(Err(status)) => return Ended::Refused(Refusal::from_status(&status)),
+            Err(_elapsed) => return Ended::Refused(lost("no answer in time")),
         };
         if let Err(refusal) = self.take(first) {
-            return Some(refusal);
+            return Ended::Refused(refusal);
         }
         backoff.reset();
         let _attached = self.board.attach(&self.subscription);
         let mut everything = interval(REPORT_ALL_EVERY);
         everything.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reported = 0;
         let mut report_at = Instant::now();
         loop {
@@ -139,7 +153,7 @@ impl Attachment {
                     self.report(&requests, 0);
                     drop(requests);
                     leave(&mut messages).await;
-                    return None;
+                    return Ended::Stopped;
                 }
                 message = messages.message() => {
                     let taken = match message {
@@ -147,10 +161,15 @@ impl Attachment {
                         Err(status) => Err(Refusal::from_status(&status)),
                     };
                     if let Err(refusal) = taken {
-                        return Some(refusal);
+                        return Ended::Refused(refusal);
                     }
                 }
                 _ = everything.tick() => reported = self.report(&requests, 0).unwrap_or(0),
+                _ = looks.tick(), if self.tls.is_some() => if self.bundle() != bundle {
+                    drop(requests);
+                    leave(&mut messages).await;
+                    return Ended::Outdated;
+                },
                 // Nothing is lost by waiting first: the version tells what changed meanwhile.
                 () = changed(&mut changes, report_at) => {
                     reported = self.report(&requests, reported).unwrap_or(0);
@@ -158,6 +177,12 @@ impl Attachment {
                 }
             }
         }
+    }
+
+    /// The digest of whom we believe, for the Writer: an authority is exchanged only when everybody
+    /// believes the new one.
+    fn bundle(&self) -> String {
+        self.tls.as_ref().map_or_else(String::new, |tls| tls.status().bundle_sha256)
     }
 
     fn assign(&self, assignment: pb::Assignment) {

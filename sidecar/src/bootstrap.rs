@@ -14,7 +14,6 @@ use pyramid_protocol::bootstrap::{BOOTSTRAP_KEY, Bootstrap, TRUST_BUNDLE_KEY};
 use pyramid_tls::bundle;
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
 /// Longest file. A ConfigMap has at most 1 MiB.
 const FILE_BYTES_MAX: u64 = 2 << 20;
@@ -49,13 +48,8 @@ pub(crate) enum Error {
 /// What is known, or in one line why nothing is.
 pub(crate) type Heard = Result<Arc<Known>, String>;
 
-/// Looks until `stop`, and tells what is new.
-pub(crate) async fn watch(
-    directory: PathBuf,
-    every: Duration,
-    heard: watch::Sender<Heard>,
-    stop: CancellationToken,
-) {
+/// Looks for ever, and tells what is new.
+pub(crate) async fn watch(directory: PathBuf, every: Duration, heard: watch::Sender<Heard>) {
     let mut said = String::new();
     loop {
         let looked_at = directory.clone();
@@ -96,11 +90,7 @@ pub(crate) async fn watch(
                 });
             }
         }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = sleep(every) => {}
-        }
+        sleep(every).await;
     }
 }
 

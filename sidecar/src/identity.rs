@@ -19,7 +19,6 @@ use pyramid_tls::authority::BACKDATED;
 use pyramid_tls::{Error as TlsError, Status, Tls, replace_bundle};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 use crate::bootstrap::{Heard, Known};
 use crate::pod::Timing;
@@ -52,13 +51,12 @@ struct Kept {
 }
 
 impl Identity {
-    /// Keeps a certificate until `stop`, and tells of it when there is one; from then on the [`Tls`]
+    /// Keeps a certificate for ever, and tells of it when there is one; from then on the [`Tls`]
     /// itself takes renewals into use.
     pub(crate) async fn keep(
         self,
         mut heard: watch::Receiver<Heard>,
         tls: watch::Sender<Option<Tls>>,
-        stop: CancellationToken,
     ) {
         let mut kept = self.open().await.inspect_err(|error| {
             if !matches!(error, TlsError::Missing { .. }) {
@@ -102,8 +100,6 @@ impl Identity {
             }
             let again = Instant::now() + wait;
             tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
                 changed = heard.changed() => if changed.is_err() { return },
                 () = sleep_until(again) => {}
             }

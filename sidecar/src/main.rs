@@ -121,3 +121,35 @@ async fn until_told(
         () = tell => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(arguments: &[&str]) -> Result<&'static str, clap::error::ErrorKind> {
+        let command = Command::try_parse_from([&["pyramid-pusher"], arguments].concat());
+        command.map_err(|error| error.kind()).map(|command| match command.part {
+            None => "flags",
+            Some(Part::Run(_)) => "run",
+            Some(Part::Drain(_)) => "drain",
+        })
+    }
+
+    #[test]
+    fn the_flags_of_one_part_are_not_those_of_another() {
+        use clap::error::ErrorKind::{MissingRequiredArgument, UnknownArgument};
+        let in_pod = ["run", "--pod-name", "p-0", "--pod-namespace", "shop"];
+        let plain = ["--writer", "a:1", "--subscriptions", "s"];
+        for (arguments, expected) in [
+            (&in_pod[..], Ok("run")),
+            (&in_pod[..3], Err(MissingRequiredArgument)),
+            (&["drain"], Ok("drain")),
+            (&plain, Ok("flags")),
+            (&plain[..2], Err(MissingRequiredArgument)),
+            (&[], Err(MissingRequiredArgument)),
+            (&["drain", "--writer", "a:1"], Err(UnknownArgument)),
+        ] {
+            assert_eq!(part(arguments), expected, "{arguments:?}");
+        }
+    }
+}

@@ -97,14 +97,14 @@ pub async fn run(
     let upstreams = upstreams(&config, &environment.connect, &environment.entropy);
     let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
     let poll = config.pod_timing.poll;
-    let watching = bootstrap::watch(config.bootstrap, poll, heard_sender, stop.clone());
-    let keeping = identity.keep(heard.clone(), tls_sender, stop.clone());
+    let watching = bootstrap::watch(config.bootstrap, poll, heard_sender);
+    let keeping = identity.keep(heard.clone(), tls_sender);
     let renewing = use_renewals(tls.clone(), config.pod_timing, stop.clone());
-    let routing = keep_routes(upstreams, heard, tls.clone(), routes_sender, stop.clone());
-    tasks.spawn(ends_well(watching));
-    tasks.spawn(ends_well(keeping));
-    tasks.spawn(ends_well(renewing));
-    tasks.spawn(ends_well(routing));
+    let routing = keep_routes(upstreams, heard, tls.clone(), routes_sender);
+    tasks.spawn(until(stop.clone(), watching));
+    tasks.spawn(until(stop.clone(), keeping));
+    tasks.spawn(until(stop.clone(), renewing));
+    tasks.spawn(until(stop.clone(), routing));
     let whole_name = |name: &String| whole_name(&config.namespace, name).into();
     let parts = Parts {
         routes,
@@ -148,8 +148,13 @@ fn whole_name(namespace: &str, name: &str) -> String {
     if name.contains('/') { name.to_owned() } else { format!("{namespace}/{name}") }
 }
 
-async fn ends_well(task: impl Future<Output = ()>) -> Result<(), Error> {
-    task.await;
+/// Runs a task until `stop`: a call that it waits for must not hold up the end.
+async fn until(stop: CancellationToken, task: impl Future<Output = ()>) -> Result<(), Error> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = task => {}
+    }
     Ok(())
 }
 
@@ -172,13 +177,9 @@ async fn use_renewals(
     timing: Timing,
     stop: CancellationToken,
 ) {
-    let first = tokio::select! {
-        biased;
-        () = stop.cancelled() => return,
-        first = tls.wait_for(Option::is_some) => match first {
-            Ok(first) => first.clone(),
-            Err(_gone) => return,
-        },
+    let first = match tls.wait_for(Option::is_some).await {
+        Ok(first) => first.clone(),
+        Err(_gone) => return,
     };
     if let Some(tls) = first {
         tls.watch(timing.poll, stop).await;
@@ -191,7 +192,6 @@ async fn keep_routes(
     mut heard: watch::Receiver<Heard>,
     mut tls: watch::Receiver<Option<Tls>>,
     routes: watch::Sender<Arc<Routes>>,
-    stop: CancellationToken,
 ) {
     loop {
         let (known, certificate) =
@@ -206,8 +206,6 @@ async fn keep_routes(
         };
         routes.send_replace(Arc::new(made));
         tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
             changed = heard.changed() => if changed.is_err() { return },
             changed = tls.changed() => if changed.is_err() { return },
         }

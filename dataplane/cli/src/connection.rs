@@ -235,7 +235,7 @@ impl Target {
         }
         answers.map_err(|error| match self.remedy {
             Remedy::Command => explain_absent(error, ""),
-            Remedy::Cluster => error.context("the pusher of this pod"),
+            Remedy::Cluster => anyhow!("the pusher of this pod: {error}"),
         })?;
         let options =
             connection::Options { connect, ..connection::Options::tcp(self.writers.clone()) };

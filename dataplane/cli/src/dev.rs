@@ -27,7 +27,7 @@ use pyramid_sidecar::config::Timing;
 use pyramid_sidecar::health::Readiness;
 use pyramid_telemetry::logs::{self, LogFormat};
 use pyramid_tls::Tls;
-use pyramid_writer::config::{Config, LimitArgs, ReplicaArgs};
+use pyramid_writer::config::{Config, LimitArgs, ReplicaArgs, WaitArgs};
 use pyramid_writer::replica::{self, Addresses, Environment};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
@@ -114,6 +114,9 @@ pub(crate) struct Args {
     #[command(flatten)]
     limits: LimitArgs,
 
+    #[command(flatten)]
+    waits: WaitArgs,
+
     /// What is logged to standard error: a level, or more finely `pyramid_writer=debug,warn`.
     #[arg(
         long,
@@ -170,6 +173,7 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
         pusher_ops_listen,
         store,
         limits,
+        waits,
         log,
         log_format,
     } = args;
@@ -188,6 +192,7 @@ pub(crate) async fn run(args: Args, output: &mut Output) -> anyhow::Result<()> {
         kek_file: folder.kek_file.clone(),
         tls: Some(certificates.directories.writer.clone()),
         limits,
+        waits,
     };
     let config = config.into_config()?;
     if let Some(warning) = config.object_store.warning() {

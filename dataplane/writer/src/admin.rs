@@ -11,14 +11,16 @@ use pyramid_protocol::pb::stored::v1::command::Command;
 use pyramid_protocol::pb::v1::admin_server::Admin;
 use pyramid_protocol::pb::v1::put_stream_result::Result as PutResult;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
-use pyramid_protocol::{Grantee, StreamName};
+use pyramid_protocol::{Grantee, StreamId, StreamName};
 use pyramid_tls::Tls;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::{Request, Response, Status};
 
 use crate::configured::{self, object};
 use crate::member::{Member, Phase};
-use crate::service::{Answers, control_refusal, recreated, starting, stream_info, unexpected};
+use crate::service::{
+    Answers, control_refusal, leaders_word, recreated, starting, stream_info, unexpected,
+};
 use crate::shipper::CHUNK_BYTES_MAX;
 use crate::state::{ControlOutcome, ControlRefused};
 use crate::stats;
@@ -143,9 +145,8 @@ impl Admin for AdminService {
     ) -> Result<Response<pb::DeleteStreamResponse>, Status> {
         let pb::DeleteStreamRequest { cluster_id, name, stream_id } = request.into_inner();
         let member = self.member(&cluster_id)?;
-        check_name_and_id(&member, &name, stream_id)?;
-        member.command(Command::DeleteStream(stored::DeleteStream { stream_id })).await?;
-        Ok(Response::new(pb::DeleteStreamResponse { objects_left: 0 }))
+        let objects_left = delete_stream(&member, &name, stream_id).await?;
+        Ok(Response::new(pb::DeleteStreamResponse { objects_left }))
     }
 
     async fn set_closed(
@@ -201,7 +202,7 @@ impl Admin for AdminService {
             Ok(0) | Err(_) => LIST_LEN_MAX,
             Ok(limit) => limit.min(LIST_LEN_MAX),
         };
-        let list = member.view.read(|state, _| configured::list(state, &after, limit))?;
+        let list = member.view.read(|state, live| configured::list(state, live, &after, limit))?;
         Ok(Response::new(list))
     }
 
@@ -266,6 +267,26 @@ fn check_name_and_id(member: &Member, name: &str, stream_id: u64) -> Result<(), 
     }
 }
 
+/// Deletes a stream that is alive. How many objects of it are left, also if it was deleted long ago:
+/// who asks again learns how far that is.
+async fn delete_stream(member: &Member, name: &str, stream_id: u64) -> Result<u64, Refusal> {
+    let id = StreamId::new(stream_id)
+        .ok_or_else(|| invalid("stream_id: give the id of the stream that is to be deleted"))?;
+    // Only a leader that has just proved it may say that there is nothing left.
+    leaders_word(member).await?;
+    if member.view.read(|state, _| state.stream(id).is_some()) {
+        check_name_and_id(member, name, stream_id)?;
+        let command = Command::DeleteStream(stored::DeleteStream { stream_id });
+        match member.outcome(command).await? {
+            // Somebody else has just deleted it.
+            ControlOutcome::Deleted | ControlOutcome::Refused(ControlRefused::NotFound) => {}
+            ControlOutcome::Refused(refused) => return Err(control_refusal(&refused)),
+            outcome => return Err(unexpected(&outcome)),
+        }
+    }
+    Ok(member.shipper.objects_left(id))
+}
+
 fn no_stream(name: &StreamName) -> Refusal {
     Refusal::new(Reason::NotFound, format!("there is no stream {name}"))
 }
@@ -315,6 +336,7 @@ async fn put_stream(
                     settings: Some(settings),
                     rights: Some(rights.clone()),
                     expected: expected.as_ref().map(configured::stored_object),
+                    opens_for_another: expected.is_none(),
                 });
                 member.outcome(command).await
             }
@@ -379,12 +401,7 @@ async fn put_subscription(member: &Member, put: pb::PutSubscription) -> Result<(
         pb::DeliveryMode::Unspecified | pb::DeliveryMode::Broadcast => {
             stored::StoredDeliveryMode::Broadcast
         }
-        pb::DeliveryMode::Exclusive => {
-            return Err(Refusal::new(
-                Reason::Unimplemented,
-                "this Writer does not serve Exclusive subscriptions; use Broadcast",
-            ));
-        }
+        pb::DeliveryMode::Exclusive => stored::StoredDeliveryMode::Exclusive,
     };
     if put.name.is_empty() || put.name.len() > NAME_BYTES_MAX {
         return Err(invalid(format!("a subscription's name has 1 to {NAME_BYTES_MAX} bytes")));

@@ -11,9 +11,6 @@ use pyramid_storage::{Keks, ObjectNames, ObjectStore, StreamKey};
 
 use crate::state::Stream;
 
-/// How long a URL given to a reader works.
-const URL_LIFE: Duration = Duration::from_secs(300);
-
 /// Store, names and keys of one cluster.
 #[derive(Clone)]
 pub struct Chunks {
@@ -23,6 +20,8 @@ pub struct Chunks {
     pub names: ObjectNames,
     /// What unwraps stream keys.
     pub keks: Arc<Keks>,
+    /// How long a URL given to a reader works.
+    pub url_life: Duration,
 }
 
 /// Why a reader gets no location.
@@ -57,7 +56,7 @@ impl Chunks {
         chunk: &ChunkRef,
     ) -> Result<pb::ChunkLocation, Error> {
         let key = self.stream_key(stream).map_err(Error::Key)?;
-        location(&*self.store, &self.names, stream.id, chunk, &key, URL_LIFE)
+        location(&*self.store, &self.names, stream.id, chunk, &key, self.url_life)
             .await
             .map_err(Error::Locate)
     }

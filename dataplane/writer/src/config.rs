@@ -90,6 +90,10 @@ pub struct ReplicaArgs {
     /// Sizes and ages.
     #[command(flatten)]
     pub limits: LimitArgs,
+
+    /// How long objects outlive what needed them.
+    #[command(flatten)]
+    pub waits: WaitArgs,
 }
 
 /// How the object store is reached, for every program that opens one.
@@ -170,6 +174,20 @@ pub struct LimitArgs {
     pub memory_bytes_max: Option<u64>,
 }
 
+/// How long objects outlive what needed them.
+#[derive(Clone, Copy, Debug, ClapArgs)]
+pub struct WaitArgs {
+    /// How long the URL of a chunk works that is given to a reader: 1 to 604800 seconds.
+    #[arg(long, env = "PYRAMID_URL_LIFE_SECONDS", default_value_t = 300, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    pub url_life_seconds: u64,
+
+    /// How long the objects of a deleted stream stay in the object store: at least twice the life of
+    /// a URL, which is the default.
+    #[arg(long, env = "PYRAMID_DELETE_WAIT_SECONDS", value_name = "SECONDS")]
+    pub delete_wait_seconds: Option<u64>,
+}
+
 /// A replica's settings, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -185,6 +203,8 @@ pub struct Config {
     pub tls: Option<PathBuf>,
     /// When streams are cut.
     pub chunks: Defaults,
+    /// How long a URL given to a reader works.
+    pub url_life: Duration,
     /// Budget of the log; `None`: a part of the volume. Unit: bytes.
     pub wal_bytes_max: Option<u64>,
     /// Size of a file of the log. Unit: bytes.
@@ -203,6 +223,17 @@ pub enum Error {
     /// There is no such object store.
     #[error(transparent)]
     ObjectStore(#[from] SettingsError),
+    /// Readers still use what would be deleted.
+    #[error(
+        "--delete-wait-seconds {wait_seconds}: give at least twice --url-life-seconds, which is \
+         {url_life_seconds}"
+    )]
+    DeleteWait {
+        /// What was given.
+        wait_seconds: u64,
+        /// How long a URL works.
+        url_life_seconds: u64,
+    },
     /// Segments lie on block borders.
     #[error("--segment-bytes {bytes}: give a multiple of 4096")]
     SegmentBytes {
@@ -218,7 +249,13 @@ impl ReplicaArgs {
     ///
     /// The flag that must be changed.
     pub fn into_config(self) -> Result<Config, Error> {
-        let Self { data_dir, object_store, objects, kek_file, tls, limits } = self;
+        let Self { data_dir, object_store, objects, kek_file, tls, limits, waits } = self;
+        let WaitArgs { url_life_seconds, delete_wait_seconds } = waits;
+        let wait_seconds_min = 2 * url_life_seconds;
+        let wait_seconds = delete_wait_seconds.unwrap_or(wait_seconds_min);
+        if wait_seconds < wait_seconds_min {
+            return Err(Error::DeleteWait { wait_seconds, url_life_seconds });
+        }
         let LimitArgs { chunk_bytes, chunk_age_ms, wal_bytes_max, segment_bytes, memory_bytes_max } =
             limits;
         let (object_store, object_prefix) = objects.into_settings(&object_store)?;
@@ -238,7 +275,9 @@ impl ReplicaArgs {
                 chunk_bytes,
                 chunk_age: Duration::from_millis(chunk_age_ms),
                 uploads_max: uploads_max(memory, chunk_bytes),
+                delete_wait: Duration::from_secs(wait_seconds),
             },
+            url_life: Duration::from_secs(url_life_seconds),
             wal_bytes_max,
             segment_bytes,
             cache_bytes_max: (memory / CACHE_PART).min(CACHE_BYTES_MAX),
@@ -280,6 +319,25 @@ fn memory_limit() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn config(flags: &[&str]) -> Result<Config, Error> {
+        let line = ["pyramid-writer", "--data-dir=d", "--object-store=file:o", "--kek-file=k"];
+        Args::parse_from(line.iter().chain(flags)).replica.into_config()
+    }
+
+    #[test]
+    fn objects_stay_for_at_least_two_lives_of_a_url() {
+        let waits = |flags: &[&str]| {
+            let config = config(flags).map_err(|error| error.to_string())?;
+            Ok((config.url_life.as_secs(), config.chunks.delete_wait.as_secs()))
+        };
+        assert_eq!(waits(&[]), Ok((300, 600)));
+        assert_eq!(waits(&["--url-life-seconds=3"]), Ok((3, 6)));
+        assert_eq!(waits(&["--url-life-seconds=3", "--delete-wait-seconds=6"]), Ok((3, 6)));
+        let text = "--delete-wait-seconds 5: give at least twice --url-life-seconds, which is 3";
+        let short = waits(&["--url-life-seconds=3", "--delete-wait-seconds=5"]);
+        assert_eq!(short, Err(text.to_owned()));
+    }
 
     #[test]
     fn uploads_take_a_quarter_of_the_memory_and_one_is_always_allowed() {

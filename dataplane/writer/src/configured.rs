@@ -7,6 +7,8 @@ use pyramid_protocol::pb::stored::v1 as stored;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use sha2::{Digest, Sha256};
 
+use crate::live_index::LiveIndex;
+use crate::service::stream_info;
 use crate::state::{State, Stream};
 
 const STREAM: &str = "stream";
@@ -31,6 +33,7 @@ pub(crate) fn object(declared: Option<pb::ObjectRef>) -> Result<stored::ObjectRe
 /// `after` is not what a page before ended with.
 pub(crate) fn list(
     state: &State,
+    live: &LiveIndex,
     after: &str,
     limit: usize,
 ) -> Result<pb::ListConfigResponse, Refusal> {
@@ -47,7 +50,7 @@ pub(crate) fn list(
     let streams = after_stream.into_iter().flat_map(|after| state.streams_by_name("", after));
     let subscriptions = state.subscriptions(after_subscription);
     let mut objects: Vec<_> = streams
-        .map(|found| stream(found))
+        .map(|found| stream(state, live, found))
         .chain(subscriptions.map(|found| subscription(found)))
         .take(limit + 1)
         .collect();
@@ -75,7 +78,7 @@ fn odd(after: &str) -> Refusal {
     )
 }
 
-fn stream(stream: &Stream) -> pb::ConfiguredObject {
+fn stream(state: &State, live: &LiveIndex, stream: &Stream) -> pb::ConfiguredObject {
     let declared = pb::PutStream {
         object: None,
         name: stream.name.to_string(),
@@ -89,7 +92,7 @@ fn stream(stream: &Stream) -> pb::ConfiguredObject {
         object: Some(wire_object(&stream.object)),
         content_sha256: sha256(&declared),
         stream_id: stream.id.get(),
-        stream: None,
+        stream: Some(pb::StreamInfo { settings: None, ..stream_info(state, live, stream) }),
     }
 }
 

@@ -129,6 +129,7 @@ impl LiveIndex {
                 Change::StreamCreated { .. }
                 | Change::StreamChanged { .. }
                 | Change::KeyStored { .. }
+                | Change::ObjectsDeleted { .. }
                 | Change::Subscription { .. }
                 | Change::Cluster,
             )

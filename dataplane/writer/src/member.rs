@@ -123,6 +123,7 @@ fn frees_space(command: &Command) -> bool {
         | Command::ChunkCommitted(_)
         | Command::SealAbandoned(_)
         | Command::StreamKeyStored(_)
+        | Command::StreamObjectsDeleted(_)
         | Command::DeleteSubscription(_)
         | Command::SetFeatureLevel(_)
         | Command::SetTime(_) => true,

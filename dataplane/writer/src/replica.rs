@@ -244,7 +244,7 @@ struct Running {
     wal: Wal,
     raft_thread: RaftThread,
     appender: tokio::task::JoinHandle<()>,
-    shipper: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Running {
@@ -285,7 +285,12 @@ impl Running {
             Appender::new(consensus.clone(), Arc::clone(&view), Arc::clone(clock));
         let appender = raft_thread.spawn(appender.run(shutdown.clone()));
 
-        let chunks = Chunks { store: Arc::clone(store), names, keks: Arc::clone(keks) };
+        let chunks = Chunks {
+            store: Arc::clone(store),
+            names,
+            keks: Arc::clone(keks),
+            url_life: config.url_life,
+        };
         let shipper_handle =
             ShipperHandle::new(Arc::clone(&view), handle.clone(), identity.node_id, config.chunks);
         let member = Arc::new(Member {
@@ -310,7 +315,7 @@ impl Running {
             wal: wal.clone(),
             raft_thread,
             appender,
-            shipper: JoinSet::new(),
+            tasks: JoinSet::new(),
         };
         let served = running.serve(identity.cluster_id, shutdown).await;
         if let Err(error) = served.and_then(|()| running.check_keys(config)) {
@@ -319,9 +324,13 @@ impl Running {
             drop(running.stop().await);
             return Err(error);
         }
+        let attachments = running.member.attachments.clone();
+        let serving = running.member.appender.serving();
+        let leads = running.consensus.clone();
+        running.tasks.spawn(attachments.follow_terms(serving, leads, shutdown.clone()));
         let (entropy, metrics) = (Arc::clone(entropy), Arc::clone(metrics));
         let shipper = Shipper::new(shipper_handle, wal, chunks, entropy, metrics);
-        running.shipper.spawn(shipper.run(shutdown.clone()));
+        running.tasks.spawn(shipper.run(shutdown.clone()));
         Ok(running)
     }
 
@@ -372,7 +381,7 @@ impl Running {
         if let Err(error) = self.appender.await {
             tracing::warn!(%error, "the appender did not stop cleanly");
         }
-        while self.shipper.join_next().await.is_some() {}
+        while self.tasks.join_next().await.is_some() {}
         let consensus = self.consensus.clone();
         self.raft_thread.run(async move { consensus.shutdown().await }).await;
         self.raft_thread.stop();

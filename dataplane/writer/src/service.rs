@@ -22,7 +22,7 @@ use tokio::sync::watch as tokio_watch;
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) use self::answer::{control_refusal, failure as command_failure, recreated, wal_full};
-pub(crate) use self::streams::{stream_info, unexpected};
+pub(crate) use self::streams::{leaders_word, stream_info, unexpected};
 use crate::member::{Member, Phase};
 use crate::metrics::Call;
 use crate::rights::Caller;

@@ -1,10 +1,13 @@
 //! The shipper: cuts streams into chunks and carries them to the object store.
 //!
+//! When a stream is deleted, it also takes the stream's objects out of the object store.
+//!
 //! Only while this replica leads. Sealing is a command like any other; its log index, the intent,
 //! names the range for ever. Open intents are uploaded in offset order per stream, several streams
 //! at once, and retried for ever: nothing that the object store does can lose a record, it only
 //! keeps the log longer.
 
+mod delete;
 mod plan;
 mod upload;
 
@@ -20,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use self::delete::{Deleter, Left};
 pub(crate) use self::plan::CHUNK_BYTES_MAX;
 use self::upload::Uploader;
 use crate::appender::{AppenderHandle, Failure};
@@ -48,6 +52,8 @@ pub struct Defaults {
     pub chunk_age: Duration,
     /// Chunks that are built and uploaded at once: what the memory limit leaves for them.
     pub uploads_max: usize,
+    /// How long objects of a deleted stream stay.
+    pub delete_wait: Duration,
 }
 
 /// Seals streams, on command or when it is due.
@@ -59,6 +65,7 @@ pub struct ShipperHandle {
     defaults: Defaults,
     sealed: Arc<Notify>,
     trouble: Trouble,
+    left: Left,
 }
 
 /// How often the same kind of failure is logged, all streams together.
@@ -118,7 +125,15 @@ impl ShipperHandle {
             defaults,
             sealed: Arc::default(),
             trouble: Trouble::default(),
+            left: Left::default(),
         }
+    }
+
+    /// How many objects of a stream that was deleted may be left in the object store.
+    #[must_use]
+    pub fn objects_left(&self, stream_id: StreamId) -> u64 {
+        let deleting = self.view.read(|state, _| state.deleting(stream_id).copied());
+        deleting.map_or(0, |deleting| self.left.of(stream_id, &deleting))
     }
 
     /// Why the newest attempt to ship a chunk failed; empty if it did not.
@@ -173,6 +188,9 @@ pub struct Shipper {
     uploader: Arc<Uploader>,
     uploads: JoinSet<StreamId>,
     uploading: HashSet<StreamId>,
+    deleter: Arc<Deleter>,
+    deletions: JoinSet<StreamId>,
+    deleting: HashSet<StreamId>,
     /// Whether it was told that the log fills up, and that it refuses.
     told: (bool, bool),
 }
@@ -187,6 +205,7 @@ impl Shipper {
         entropy: Arc<dyn Entropy>,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let deleter = Deleter::new(&handle, chunks.clone(), Arc::clone(&entropy));
         let uploader = Uploader {
             view: Arc::clone(&handle.view),
             wal: wal.clone(),
@@ -204,6 +223,9 @@ impl Shipper {
             uploader: Arc::new(uploader),
             uploads: JoinSet::new(),
             uploading: HashSet::new(),
+            deleter: Arc::new(deleter),
+            deletions: JoinSet::new(),
+            deleting: HashSet::new(),
             told: (false, false),
         }
     }
@@ -230,6 +252,15 @@ impl Shipper {
                         return;
                     }
                 },
+                Some(deleted) = self.deletions.join_next() => match deleted {
+                    Ok(stream_id) => {
+                        self.deleting.remove(&stream_id);
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "a deletion panicked");
+                        return;
+                    }
+                },
                 () = self.handle.sealed.notified() => {}
                 _ = tick.tick() => {
                     self.tell_usage();
@@ -241,8 +272,9 @@ impl Shipper {
                     }
                 }
             }
-            if self.handle.appender.log_time_ms().is_some() {
+            if let Some(now_ms) = self.handle.appender.log_time_ms() {
                 self.upload_open();
+                self.delete_due(now_ms);
             }
         }
     }
@@ -307,6 +339,27 @@ impl Shipper {
             let uploader = Arc::clone(&self.uploader);
             self.uploads.spawn(async move {
                 uploader.ship(stream_id).await;
+                stream_id
+            });
+        }
+    }
+}
+
+impl Shipper {
+    fn delete_due(&mut self, now_ms: u64) {
+        let wait = self.handle.defaults.delete_wait;
+        let due: Vec<StreamId> = self.handle.view.read(|state, _| {
+            let due = state.all_deleting().filter(|(_, one)| delete::is_due(one, now_ms, wait));
+            due.map(|(id, _)| id).collect()
+        });
+        for stream_id in due {
+            // An upload that began before the deletion puts its object; then it is deleted, too.
+            if self.uploading.contains(&stream_id) || !self.deleting.insert(stream_id) {
+                continue;
+            }
+            let deleter = Arc::clone(&self.deleter);
+            self.deletions.spawn(async move {
+                deleter.delete(stream_id).await;
                 stream_id
             });
         }

@@ -34,6 +34,7 @@ pub use outcome::{
     Refused, Written,
 };
 pub use producers::{Producer, Producers};
+pub use shards::Deleting;
 pub use stream::{DIGEST_LEN, FIRST_DIGEST, FIRST_REVISION, Stream};
 
 use std::collections::BTreeSet;
@@ -260,6 +261,18 @@ impl State {
     #[must_use]
     pub fn is_id_used(&self, id: StreamId) -> bool {
         self.streams.stream(id).is_some() || self.streams.is_deleted(id)
+    }
+
+    /// What is left to delete of a deleted stream; `None`: nothing, or the stream is alive or never was.
+    #[must_use]
+    pub fn deleting(&self, id: StreamId) -> Option<&Deleting> {
+        self.streams.deleting(id)
+    }
+
+    /// Deleted streams of which objects may be left in the object store, in no order that means
+    /// anything.
+    pub fn all_deleting(&self) -> impl Iterator<Item = (StreamId, &Deleting)> {
+        self.streams.all_deleting()
     }
 
     /// The subscription with this name.

@@ -118,7 +118,10 @@ fn is_configuration(change: &Change) -> bool {
         | Change::StreamChanged { .. }
         | Change::Subscription { .. }
         | Change::Cluster => true,
-        Change::KeyStored { .. } | Change::Sealed { .. } | Change::Shipped { .. } => false,
+        Change::KeyStored { .. }
+        | Change::Sealed { .. }
+        | Change::Shipped { .. }
+        | Change::ObjectsDeleted { .. } => false,
     }
 }
 
@@ -131,7 +134,7 @@ fn changed_stream(change: &Change) -> Option<StreamId> {
         | Change::KeyStored { stream_id }
         | Change::Sealed { stream_id, .. }
         | Change::Shipped { stream_id, .. } => Some(*stream_id),
-        Change::Subscription { .. } | Change::Cluster => None,
+        Change::ObjectsDeleted { .. } | Change::Subscription { .. } | Change::Cluster => None,
     }
 }
 

@@ -77,6 +77,19 @@ impl Cluster {
         said(helm.args(arguments), None).await
     }
 
+    /// Runs lines of a shell as a user does who has evaluated the line that `up` printed, in the
+    /// checkout; what they wrote to standard output.
+    ///
+    /// # Errors
+    /// One failed; the error has what it said.
+    pub async fn shell(&self, lines: &str) -> anyhow::Result<String> {
+        let mut shell = Command::new("bash");
+        let script = format!("set -euo pipefail\n{}\n{lines}", self.shell_line());
+        shell.args(["-c", &script]).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        without_proxies(&mut shell);
+        said(&mut shell, None).await
+    }
+
     /// Asks again and again until the answer is yes. A question that fails is asked again, too:
     /// much fails while nodes and servers die and come back.
     ///
@@ -117,10 +130,14 @@ impl Cluster {
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.tools.program(name));
         command.env("KUBECONFIG", self.layout.kubeconfig("admin"));
-        // Nothing but the cluster is asked, whatever the machine uses to get out.
-        for variable in ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"] {
-            command.env_remove(variable);
-        }
+        without_proxies(&mut command);
         command
+    }
+}
+
+/// Nothing but the cluster is asked, whatever the machine uses to get out.
+fn without_proxies(command: &mut Command) {
+    for variable in ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"] {
+        command.env_remove(variable);
     }
 }

@@ -16,7 +16,7 @@ use super::{Error, Outcome};
 use crate::audit::{self, AuditMetrics};
 use crate::context::Context;
 use crate::leader::{Candidate, Leadership};
-use crate::{bootstrap, stats, stream, subscription, webhook_bundle, writer};
+use crate::{kinds, webhook_bundle, writer};
 
 /// Controllers have this long to end what they do.
 const CONTROLLERS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,7 +35,8 @@ impl Audit {
         // The cache is filled for as long as the process runs; if that ended, its task tells it.
         let filled = shutdown.run_until_cancelled(subscriptions.wait_until_ready()).await;
         if matches!(filled, Some(Ok(()))) {
-            audit::run(context, Arc::new(subscriptions), metrics, shutdown).await;
+            // Two watches and what they are told make it large.
+            Box::pin(audit::run(context, Arc::new(subscriptions), metrics, shutdown)).await;
         }
     }
 }
@@ -98,10 +99,7 @@ fn controllers(context: &Arc<Context>, stop: &CancellationToken) -> JoinSet<&'st
     }
     spawn!(
         writer => "writers",
-        stream => "streams",
-        subscription => "subscriptions",
-        bootstrap => "bootstrap",
-        stats => "stats",
+        kinds => "streams and subscriptions",
         webhook_bundle => "webhook bundle",
     )
 }

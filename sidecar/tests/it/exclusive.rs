@@ -59,7 +59,17 @@ async fn a_lease_that_is_taken_lets_the_push_on_its_way_end_and_no_other_begin()
     application.wait_for("a push", |state| state.pushes["a"] > pushes).await;
     let expected = writer.values("a");
     writer.append("a", &["for another pusher"]);
-    lease(&writer, None);
+    // A stream that joins with the same message shows when the pusher has heard it.
+    writer.create("b");
+    writer.change_assignment("s", |assignment| {
+        assignment.set_mode(DeliveryMode::Exclusive);
+        let unleased = |stream: &str| pb::AssignedStream {
+            stream: stream.to_owned(),
+            ..pb::AssignedStream::default()
+        };
+        assignment.streams = vec![unleased("a"), unleased("b")];
+    });
+    reported(&writer, "b", PushState::Standby).await;
     opened.cancel();
     application.wait_for_values("a", &expected).await;
     reported(&writer, "a", PushState::Standby).await;

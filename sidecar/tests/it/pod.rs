@@ -118,13 +118,15 @@ async fn a_certificate_is_renewed_after_half_of_its_life() {
 
 #[tokio::test]
 async fn whom_to_believe_follows_the_configuration() {
-    let mut world = World::new();
+    let (mut world, application) = (World::new(), FakeApplication::start().await);
+    let writer = writer_with_orders(&mut world, &application).await;
     let issuer = FakeIssuer::start(&mut world).await;
     let (old, new) = (world.authority.bundle_pem().to_owned(), authority());
     world.publish();
-    let pusher = world.pusher(world.config(&[])).await;
+    let pusher = world.pusher(world.config(&["projector"])).await;
     let (first, bundle) = world.wait_for_kept("a certificate", |_, _| true).await;
     assert_eq!(bundle, old);
+    says_hello(&writer, &old).await;
 
     // Both are believed: a new certificate comes soon.
     let both = bundle::join(&[&old, new.bundle_pem()]).unwrap();
@@ -132,12 +134,25 @@ async fn whom_to_believe_follows_the_configuration() {
     world.publish_with(&both);
     let is_second = |leaf: &str, bundle: &str| leaf != first && bundle == both;
     let (second, _) = world.wait_for_kept("a certificate of the new authority", is_second).await;
+    // An operator that exchanges the authority hears of it from the Writer.
+    says_hello(&writer, &both).await;
 
     // The old one is taken out: the certificate stays good.
     world.publish_with(new.bundle_pem());
     world.wait_for_kept("the new bundle", |_, bundle| bundle == new.bundle_pem()).await;
     assert_ne!(first, second);
     pusher.stop().await;
+}
+
+/// Waits until the Writer was told this bundle.
+async fn says_hello(writer: &FakeWriter, bundle_pem: &str) {
+    let expected = pb::AttachHello {
+        subscription: "shop/projector".to_owned(),
+        pod: "projector-0".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        trust_bundle_sha256: bundle::hex(&bundle::digest(bundle_pem).unwrap()),
+    };
+    writer.wait_for("hello", |state| state.hellos.get("shop/projector") == Some(&expected)).await;
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::connection::{self, Remedy, explain, explain_missing, refused};
 use crate::dev::certificates;
 use crate::output::Output;
 
-/// What becomes of records that are given up, until the object store is swept.
+/// What becomes of records that are trimmed, until chunks of living streams are deleted.
 const CHUNKS_STAY: &str = "their encrypted chunks stay in the object store in this version";
 
 /// How long `seal --wait` waits for the object store.
@@ -189,8 +189,7 @@ Example:
   pyramid stream trim orders 1000              records 0 to 999 are no longer read
 
 Trimmed records can no longer be read through the Writer, and this cannot be taken back. Their
-encrypted chunks, and the key object of the stream, stay in the object store in this version: nothing
-sweeps it yet.")]
+encrypted chunks stay in the object store until the stream is removed.")]
 pub(super) struct TrimArgs {
     /// Which stream.
     #[arg(value_name = "STREAM")]
@@ -228,9 +227,9 @@ pub(super) async fn trim(
 Example:
   pyramid stream rm orders --yes
 
-The records can no longer be read through the Writer, and this cannot be taken back. Their encrypted
-chunks, and the key object that opens them with the Writer's key file, stay in the object store in
-this version: nothing sweeps it yet.")]
+The records can no longer be read through the Writer, and this cannot be taken back. The Writer also
+deletes their encrypted chunks, and the key object that opens them, from the object store: as soon as
+no reader can have a URL of them any more (--delete-wait-seconds of the Writer).")]
 pub(super) struct RemoveArgs {
     /// Which stream.
     #[arg(value_name = "STREAM")]
@@ -257,11 +256,20 @@ pub(super) async fn remove(
         stream_id,
     };
     let removed = admin.calls.delete_stream(request).await.map_err(refused);
-    removed.with_context(|| format!("remove stream {name}"))?;
-    let json = json!({ "removed": name.as_str(), "stream_id": stream_id });
-    let text = format!(
-        "removed stream {name}; its records can no longer be read through the Writer, {CHUNKS_STAY}, \
-         with the key object that opens them"
-    );
-    output.say(&text, &json)
+    let removed = removed.with_context(|| format!("remove stream {name}"))?.into_inner();
+    let left = removed.objects_left;
+    let json = json!({ "removed": name.as_str(), "stream_id": stream_id, "objects_left": left });
+    let objects = match left {
+        0 => "it has no objects in the object store".to_owned(),
+        1 => "its object is deleted from the object store as soon as no reader needs it".to_owned(),
+        _ => format!(
+            "its {left} objects are deleted from the object store as soon as no reader needs them"
+        ),
+    };
+    output.say(
+        &format!(
+            "removed stream {name}; its records can no longer be read through the Writer, {objects}"
+        ),
+        &json,
+    )
 }

@@ -82,6 +82,8 @@ pub(crate) struct State {
     pub(crate) sessions: usize,
     /// Attachments that were refused because there is no such subscription.
     pub(crate) refused_attachments: usize,
+    /// What the pusher of each subscription said last when it attached.
+    pub(crate) hellos: BTreeMap<String, pb::AttachHello>,
     /// Pushers that are attached now.
     pub(crate) attached: usize,
     last_id: u64,

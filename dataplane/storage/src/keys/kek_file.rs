@@ -1,4 +1,4 @@
-//! The key file: the KEKs of a Writer by id.
+//! The KEKs of a Writer by id: in one file, or in a directory as Kubernetes mounts a Secret.
 //!
 //! ```text
 //! # Anything behind '#' is a comment.
@@ -9,6 +9,12 @@
 //! The last line is the newest key: it wraps. All others only unwrap, so a key is added at the end
 //! and removed when nothing is wrapped by it any more. Ids are 1 to 32 letters, digits, `.`, `_`
 //! and `-`; no id is there twice.
+//!
+//! A directory has one file for each key, of exactly 32 bytes. Its name is the id: a whole number
+//! from 1. The key with the highest number wraps. Names that begin with a dot are not looked at:
+//! the kubelet keeps what the others lead to below them.
+
+mod directory;
 
 use std::{
     fmt,
@@ -42,10 +48,11 @@ pub enum LoadError {
     /// There is no key file, or it cannot be read.
     #[error(
         "read the key file {}; nothing is stored without encryption, so name a file with at least \
-         one line \"id = 64 hexadecimal digits\"", path.display()
+         one line \"id = 64 hexadecimal digits\", or a directory with a key of 32 bytes in the file \
+         \"1\"", path.display()
     )]
     Unreadable {
-        /// The file.
+        /// The file or directory.
         path: PathBuf,
         /// What the operating system said.
         source: std::io::Error,
@@ -58,21 +65,32 @@ pub enum LoadError {
         /// What must be changed.
         reason: &'static str,
     },
-    /// The text names no key.
+    /// A file of a directory holds no key.
+    #[error("{}: {reason}", path.display())]
+    NotKey {
+        /// The file.
+        path: PathBuf,
+        /// What must be changed.
+        reason: &'static str,
+    },
+    /// There is no key.
     #[error(
-        "the key file holds no key; nothing is stored without encryption, so add a line \
-         \"id = 64 hexadecimal digits\""
+        "there is no key; nothing is stored without encryption, so add a line \"id = 64 hexadecimal \
+         digits\" to the key file, or to a directory of keys the file \"1\" with 32 random bytes"
     )]
     Empty,
 }
 
 impl Keks {
-    /// Reads a key file.
+    /// Reads a key file, or a directory of keys. Blocks.
     ///
     /// # Errors
     ///
     /// All of [`LoadError`].
     pub fn load(path: &Path) -> Result<Self, LoadError> {
+        if path.is_dir() {
+            return directory::load(path);
+        }
         let mut text = Zeroizing::new(String::with_capacity(FILE_BYTES_MAX + 1));
         let len_max = u64::try_from(FILE_BYTES_MAX + 1).unwrap_or(u64::MAX);
         File::open(path)

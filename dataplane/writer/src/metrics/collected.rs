@@ -34,6 +34,7 @@ struct Contents {
     live_bytes: u64,
     live_index_bytes: u64,
     open_seals: u64,
+    streams_deleting: u64,
     /// Log time of the oldest record that waits to be uploaded.
     oldest_sealed_ms: Option<u64>,
     /// Empty if there are more than [`SERIES_MAX`].
@@ -162,6 +163,7 @@ impl Contents {
             live_bytes: live.len_bytes(),
             live_index_bytes: count(live.memory_bytes()),
             open_seals: count(state.open_seal_count()),
+            streams_deleting: count(state.all_deleting().count()),
             oldest_sealed_ms: sealed.min(),
             next_offsets,
             lags: lags(state, pushers),
@@ -193,6 +195,12 @@ impl Contents {
             None,
             "Ranges that are cut and not yet in a committed chunk: what the shipper has to do",
             self.open_seals,
+        )?;
+        scrape.gauge(
+            "streams_deleting",
+            None,
+            "Deleted streams of which objects may be left in the object store",
+            self.streams_deleting,
         )?;
         let now_ms = member.and_then(|member| member.appender.log_time_ms());
         let age = self.oldest_sealed_ms.zip(now_ms).map(|(at, now)| now.saturating_sub(at));
@@ -245,7 +253,7 @@ impl Contents {
 /// moment, and a series may be named once only. The last one counts.
 fn lags(state: &State, pushers: &[Pusher]) -> Lags {
     let mut lags: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
-    for Pusher { hello, reports } in pushers {
+    for Pusher { hello, reports, .. } in pushers {
         for report in reports.values() {
             if let Some(records) = lag(state, report) {
                 lags.insert((&hello.subscription, &report.stream, &hello.pod), records);

@@ -88,7 +88,7 @@ pub(super) fn deleted(state: &State, caller: &Caller, name: &str) -> Refusal {
 }
 
 /// Only a leader that has just proved it may say what is not there, or how far a stream reaches.
-pub(super) async fn leaders_word(member: &Member) -> Result<(), Refusal> {
+pub(crate) async fn leaders_word(member: &Member) -> Result<(), Refusal> {
     member
         .consensus
         .read_barrier()

@@ -68,8 +68,12 @@ mod tests {
 
     use super::*;
 
-    const DEFAULTS: Defaults =
-        Defaults { chunk_bytes: 8_000, chunk_age: Duration::from_millis(600), uploads_max: 1 };
+    const DEFAULTS: Defaults = Defaults {
+        chunk_bytes: 8_000,
+        chunk_age: Duration::from_millis(600),
+        uploads_max: 1,
+        delete_wait: Duration::from_secs(6),
+    };
 
     fn unsealed(len_bytes: u64) -> Unsealed {
         Unsealed { base: Offset::new(5), next: Offset::new(25), len_bytes, oldest_ms: 1_000 }

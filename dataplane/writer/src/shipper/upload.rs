@@ -248,7 +248,7 @@ impl Uploader {
     }
 
     async fn store_key(&self, stream: &Stream, key: &StreamKey) -> Result<(), Error> {
-        let Chunks { store, names, keks } = &self.chunks;
+        let Chunks { store, names, keks, url_life: _ } = &self.chunks;
         let object = KeyObject {
             stream_id: stream.id,
             name: stream.name.to_string(),

@@ -46,13 +46,14 @@ impl State {
             Command::Bootstrap(command) => self.bootstrap(command, change),
             Command::CreateStream(command) => self.create_stream(command, change),
             Command::PutStream(command) => self.put_stream(command, change),
-            Command::DeleteStream(command) => self.delete_stream(command, change),
+            Command::DeleteStream(command) => self.delete_stream(at, command, change),
             Command::SetClosed(command) => self.set_closed(command, change),
             Command::Trim(command) => self.trim(command, change),
             Command::Seal(command) => self.seal(at, command, change),
             Command::ChunkCommitted(command) => self.chunk_committed(command, change),
             Command::SealAbandoned(command) => self.seal_abandoned(command),
             Command::StreamKeyStored(command) => self.stream_key_stored(command, change),
+            Command::StreamObjectsDeleted(command) => self.stream_objects_deleted(command, change),
             Command::InitProducer(command) => self.init_producer(command),
             Command::PutSubscription(command) => self.put_subscription(command, change),
             Command::DeleteSubscription(command) => self.delete_subscription(command, change),
@@ -130,24 +131,35 @@ impl State {
         let id = stream.id;
         let settings = command.settings.unwrap_or_default();
         let rights = command.rights.clone().unwrap_or_default();
+        // Closed for an object that is gone: the same object cannot open it by coming late.
+        let opens = command.opens_for_another && stream.closed && stream.object.uid != object.uid;
+        let revision = match opens {
+            true => stream.revision.checked_add(1).ok_or(ControlRefused::UsedUp)?,
+            false => stream.revision,
+        };
         if stream.object != *object || stream.settings != settings || *stream.rights != rights {
             let stream = self.alive_mut(id)?;
             stream.object = object.clone();
             stream.settings = settings;
             stream.rights = Arc::new(rights);
+            stream.closed &= !opens;
+            stream.revision = revision;
             *change = Some(Change::StreamChanged { stream_id: id });
         }
         Ok(ControlOutcome::StreamPut)
     }
 
-    /// Wrapped key, open seals, producers and chunk references go with the stream; its id stays.
+    /// Wrapped key, open seals, producers and chunk references go with the stream; its id stays, and
+    /// that it may have objects.
     fn delete_stream(
         &mut self,
+        at: LogId,
         command: &stored::DeleteStream,
         change: &mut Option<Change>,
     ) -> Result {
         let id = StreamId::new(command.stream_id).ok_or(ControlRefused::NotFound)?;
-        let stream = self.streams.delete(id).ok_or(ControlRefused::NotFound)?;
+        let time_ms = self.time_ms;
+        let stream = self.streams.delete(id, at.index, time_ms).ok_or(ControlRefused::NotFound)?;
         *change = Some(Change::StreamDeleted { stream_id: id, name: stream.name.clone() });
         Ok(ControlOutcome::Deleted)
     }
@@ -239,15 +251,29 @@ impl State {
 
     /// A deleted stream has no open intents any more: nothing is left to change.
     fn seal_abandoned(&self, command: &stored::SealAbandoned) -> Result {
-        let id = StreamId::new(command.stream_id).ok_or(ControlRefused::NotFound)?;
+        self.deleted(command.stream_id).map(|_| ControlOutcome::Abandoned)
+    }
+
+    /// That the waits of formats.md 9 have passed is the proposer's to know.
+    fn stream_objects_deleted(
+        &mut self,
+        command: &stored::StreamObjectsDeleted,
+        change: &mut Option<Change>,
+    ) -> Result {
+        let stream_id = self.deleted(command.stream_id)?;
+        if self.streams.objects_deleted(stream_id) {
+            *change = Some(Change::ObjectsDeleted { stream_id });
+        }
+        Ok(ControlOutcome::ObjectsDeleted)
+    }
+
+    /// The id, if it is that of a deleted stream.
+    fn deleted(&self, id: u64) -> Result<StreamId> {
+        let id = StreamId::new(id).ok_or(ControlRefused::NotFound)?;
         if self.streams.stream(id).is_some() {
             return Err(ControlRefused::StreamAlive);
         }
-        if self.streams.is_deleted(id) {
-            Ok(ControlOutcome::Abandoned)
-        } else {
-            Err(ControlRefused::NotFound)
-        }
+        if self.streams.is_deleted(id) { Ok(id) } else { Err(ControlRefused::NotFound) }
     }
 
     /// The first key object counts: all of a stream's hold the same key.

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::control::{WRAPPED_KEY_LEN, check_subscription, object};
 use super::producers::{Producer, Producers};
-use super::shards::Shards;
+use super::shards::{Deleting, Shards};
 use super::stream::{DIGEST_LEN, Stream};
 use super::subscriptions::Subscriptions;
 use super::{Chunks, State};
@@ -66,6 +66,9 @@ impl State {
         streams.sort_unstable_by_key(|stream| stream.id);
         let mut used_stream_ids: Vec<_> = self.streams.deleted().map(StreamId::get).collect();
         used_stream_ids.sort_unstable();
+        let mut deleting_streams: Vec<_> =
+            self.streams.all_deleting().map(|(id, one)| one.to_image(id)).collect();
+        deleting_streams.sort_unstable_by_key(|one| one.stream_id);
         let (applied_term, applied_index) = to_numbers(self.applied);
         let membership_id = self.membership.as_ref().map(|(at, _)| *at);
         let (membership_term, membership_index) = to_numbers(membership_id);
@@ -86,6 +89,7 @@ impl State {
             subscriptions: self.subscriptions.after("").map(|one| (**one).clone()).collect(),
             used_stream_ids,
             removed_node_ids: self.removed_node_ids.iter().copied().collect(),
+            deleting_streams,
         }
     }
 
@@ -109,7 +113,8 @@ impl State {
             (None, None) => None,
             (Some(_), None) | (None, Some(_)) => return Err(wrong("half a membership")),
         };
-        let streams = streams(image.streams, &image.used_stream_ids, image.epoch)?;
+        let mut streams = streams(image.streams, &image.used_stream_ids, image.epoch)?;
+        deleting(&mut streams, image.deleting_streams)?;
         let mut subscriptions = Subscriptions::default();
         check(image.subscriptions.is_sorted_by(|a, b| a.name < b.name), || {
             "subscriptions are not sorted".into()
@@ -157,6 +162,28 @@ fn streams(images: Vec<stored::Stream>, deleted: &[u64], epoch: u32) -> Result<S
         streams.remember_deleted(id);
     }
     Ok(streams)
+}
+
+fn deleting(streams: &mut Shards, images: Vec<stored::DeletingStream>) -> Result<()> {
+    check(images.is_sorted_by(|a, b| a.stream_id < b.stream_id), || {
+        "streams that are being deleted are not sorted".into()
+    })?;
+    for image in images {
+        let stored::DeletingStream { stream_id, index, deleted_ms, object_count, had_uploads } =
+            image;
+        let id = StreamId::new(stream_id).filter(|id| streams.is_deleted(*id));
+        let id = id.ok_or_else(|| wrong(format!("stream {stream_id}: not deleted")))?;
+        streams.remember_deleting(id, Deleting { index, deleted_ms, object_count, had_uploads });
+    }
+    Ok(())
+}
+
+impl Deleting {
+    fn to_image(self, id: StreamId) -> stored::DeletingStream {
+        let Self { index, deleted_ms, object_count, had_uploads } = self;
+        let stream_id = id.get();
+        stored::DeletingStream { stream_id, index, deleted_ms, object_count, had_uploads }
+    }
 }
 
 impl Stream {

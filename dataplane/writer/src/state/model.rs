@@ -10,7 +10,7 @@ use pyramid_protocol::Offset;
 use pyramid_protocol::pb::stored::v1 as stored;
 
 use crate::entry::{Entry, LogId, Op, Stamp};
-use crate::state::{Appended, ControlOutcome, ControlRefused, Outcome, Refused};
+use crate::state::{Appended, ControlOutcome, ControlRefused, Deleting, Outcome, Refused};
 
 /// Everything that ever happened.
 #[derive(Clone, Default)]
@@ -43,6 +43,8 @@ pub(super) struct MStream {
     /// (epoch, safe offset).
     pub(super) safe: Vec<(u32, u64)>,
     pub(super) last_time_ms: u64,
+    /// (index, time) of its deletion, until its objects are deleted too.
+    pub(super) deleting: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -186,6 +188,15 @@ impl MStream {
         let digests =
             self.seals.iter().filter_map(|seal| Some((seal.next, seal.committed.clone()?)));
         digests.max_by_key(|(next, _)| *next).map_or(vec![0; 32], |(_, digest)| digest)
+    }
+
+    /// What is left of it, with its id.
+    pub(super) fn deleting(&self) -> Option<(u64, Deleting)> {
+        let (index, deleted_ms) = self.deleting?;
+        let committed = self.seals.iter().filter(|seal| seal.committed.is_some());
+        let object_count = (committed.count() + self.key_r.iter().count()) as u64;
+        let had_uploads = !self.seals.is_empty() || self.key_r.is_some();
+        Some((self.id, Deleting { index, deleted_ms, object_count, had_uploads }))
     }
 
     pub(super) fn closed(&self) -> bool {

@@ -168,6 +168,11 @@ pub enum Change {
         /// All below is shipped.
         next: Offset,
     },
+    /// All objects of a deleted stream have left the object store.
+    ObjectsDeleted {
+        /// The stream.
+        stream_id: StreamId,
+    },
     /// A subscription was put or removed.
     Subscription {
         /// Its name.
@@ -212,6 +217,8 @@ pub enum ControlOutcome {
         /// The key object that counts: that of the first such command.
         r: u64,
     },
+    /// `StreamObjectsDeleted`.
+    ObjectsDeleted,
     /// `InitProducer`.
     ProducerReady(ProducerReady),
     /// `PutSubscription`.
@@ -295,7 +302,8 @@ pub enum ControlRefused {
     },
     /// `ChunkCommitted`: the chunk does not continue the digest. Build it anew.
     OtherDigest,
-    /// `SealAbandoned`: the stream is alive, so the range must be shipped.
+    /// `SealAbandoned`, `StreamObjectsDeleted`: the stream is alive, so the range must be shipped and
+    /// its objects must stay.
     StreamAlive,
     /// `InitProducer`: the caller has used this name before, and it is not held (any more).
     UnknownProducer,

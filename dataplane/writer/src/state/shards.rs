@@ -13,6 +13,21 @@ use super::stream::Stream;
 /// `1 / SHARDS` of all.
 const SHARDS: u32 = 256;
 
+/// A deleted stream of which objects may be left in the object store.
+///
+/// Its deletion marks them: State has no chunk of it any more, so nobody is told where one lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deleting {
+    /// Log index of the deletion.
+    pub index: u64,
+    /// Log time of the deletion. Unit: milliseconds since 1970 UTC.
+    pub deleted_ms: u64,
+    /// Committed chunks, and its key object: those that State knew of.
+    pub object_count: u64,
+    /// An upload of one of its objects may have begun. If not, there is none, and no reader of one.
+    pub had_uploads: bool,
+}
+
 /// Streams, their names, and the ids that deleted streams had.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Shards(Vec<Arc<Shard>>);
@@ -23,6 +38,8 @@ struct Shard {
     streams: BTreeMap<StreamId, Arc<Stream>>,
     /// Ids of deleted streams that belong here.
     deleted: BTreeSet<StreamId>,
+    /// Those of them of which objects may be left in the object store.
+    deleting: BTreeMap<StreamId, Deleting>,
     /// Names that belong here, of streams of any shard.
     names: BTreeMap<StreamName, StreamId>,
 }
@@ -58,14 +75,46 @@ impl Shards {
         self.of_id_mut(id).streams.insert(id, Arc::new(stream));
     }
 
-    /// Removes a stream and remembers its id.
-    pub(super) fn delete(&mut self, id: StreamId) -> Option<Arc<Stream>> {
+    /// Removes a stream and remembers its id, and that it had objects.
+    pub(super) fn delete(
+        &mut self,
+        id: StreamId,
+        index: u64,
+        deleted_ms: u64,
+    ) -> Option<Arc<Stream>> {
         // Looked up first, so that the refusal of an unknown id copies nothing.
         self.stream(id)?;
         let stream = self.of_id_mut(id).streams.remove(&id)?;
         self.names_mut(&stream.name).remove(&stream.name);
         self.remember_deleted(id);
+        let objects = stream.chunks.len() + usize::from(stream.key_object_r.is_some());
+        let deleting = Deleting {
+            index,
+            deleted_ms,
+            object_count: u64::try_from(objects).unwrap_or(u64::MAX),
+            had_uploads: objects > 0 || !stream.open_seals.is_empty(),
+        };
+        self.remember_deleting(id, deleting);
         Some(stream)
+    }
+
+    pub(super) fn remember_deleting(&mut self, id: StreamId, deleting: Deleting) {
+        self.of_id_mut(id).deleting.insert(id, deleting);
+    }
+
+    /// No object of the deleted stream is left. Whether one was until now.
+    pub(super) fn objects_deleted(&mut self, id: StreamId) -> bool {
+        // Looked up first, so that a repetition copies nothing.
+        self.deleting(id).is_some() && self.of_id_mut(id).deleting.remove(&id).is_some()
+    }
+
+    pub(super) fn deleting(&self, id: StreamId) -> Option<&Deleting> {
+        self.of_id(id).deleting.get(&id)
+    }
+
+    /// Deleted streams of which objects may be left, in no order that means anything.
+    pub(super) fn all_deleting(&self) -> impl Iterator<Item = (StreamId, &Deleting)> {
+        self.0.iter().flat_map(|shard| shard.deleting.iter().map(|(id, one)| (*id, one)))
     }
 
     pub(super) fn remember_deleted(&mut self, id: StreamId) {

@@ -129,12 +129,21 @@ async fn a_deleted_stream_frees_its_name_and_never_its_id() {
         name: "a".into(),
         stream_id,
     };
-    let wrong = refusal(writer.admin.delete_stream(delete(old ^ 1)).await.unwrap_err());
-    assert_eq!(wrong.reason(), Reason::StreamRecreated);
-    writer.admin.delete_stream(delete(old)).await.unwrap();
-    let gone = refusal(writer.admin.delete_stream(delete(old)).await.unwrap_err());
-    assert_eq!(gone.reason(), Reason::NotFound);
+    let other = writer.put_stream("b").await.stream_id;
+    let wrong = refusal(writer.admin.delete_stream(delete(other)).await.unwrap_err());
+    assert_eq!(wrong.reason(), Reason::StreamRecreated, "the id of a stream of another name");
+    let wrong = refusal(writer.admin.delete_stream(delete(0)).await.unwrap_err());
+    assert_eq!(wrong.reason(), Reason::Invalid);
+    let mut left = async |stream_id| {
+        let deleted = writer.admin.delete_stream(delete(stream_id)).await;
+        deleted.map(|deleted| deleted.into_inner().objects_left).map_err(refusal)
+    };
+    let unused = (1..).find(|id| ![old, other].contains(id)).unwrap();
+    assert_eq!(left(unused).await, Ok(0), "no such stream ever was");
+    assert_eq!(left(old).await, Ok(0), "none of its records was shipped");
+    assert_eq!(left(old).await, Ok(0));
     let anew = writer.put_stream("a").await;
+    assert_eq!(left(old).await, Ok(0), "the name is of another stream by now, which stays");
     assert_ne!(anew.stream_id, old);
     assert_eq!((anew.first_offset, anew.next_offset), (0, 0));
     assert_eq!(offsets(writer.session().await.append(append("a", &["y"])).await), (0, 1));
@@ -204,6 +213,7 @@ async fn the_configuration_comes_in_pages_with_a_hash_of_what_was_declared() {
     for name in ["b", "a/x", "c"] {
         writer.put_stream(name).await;
     }
+    writer.append("b", &["x", "y"]).await;
     for name in ["t", "s"] {
         writer.put_subscription(subscription(name, 3, &["a/x"])).await.unwrap();
     }
@@ -219,6 +229,13 @@ async fn the_configuration_comes_in_pages_with_a_hash_of_what_was_declared() {
         ("subscription", "t"),
     ];
     assert_eq!(found, expected);
+    for object in &all.objects {
+        let expected = match object.kind.as_str() {
+            "stream" => Some(pb::StreamInfo { settings: None, ..writer.info(&object.name).await }),
+            _ => None,
+        };
+        assert_eq!(object.stream, expected, "{}", object.name);
+    }
     let of_t = pb::ObjectRef { uid: "uid of t".into(), generation: 3 };
     assert_eq!(all.objects[4].object, Some(of_t));
     for limit in 1..=6 {
@@ -259,12 +276,6 @@ async fn the_configuration_comes_in_pages_with_a_hash_of_what_was_declared() {
 async fn a_subscription_that_cannot_be_served_is_refused() {
     let folder = Folder::new();
     let mut writer = folder.found(&[]).await;
-    let exclusive = pb::PutSubscription {
-        mode: pb::DeliveryMode::Exclusive.into(),
-        ..subscription("s", 1, &["a"])
-    };
-    let refused = writer.put_subscription(exclusive).await.unwrap_err();
-    assert_eq!(refused.reason(), Reason::Unimplemented);
     let many: Vec<String> = (0..1025).map(|number| number.to_string()).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let wrong = [
@@ -282,5 +293,36 @@ async fn a_subscription_that_cannot_be_served_is_refused() {
     let older = writer.put_subscription(subscription("s", 1, &["a"])).await.unwrap_err();
     assert_eq!(older.reason(), Reason::AlreadyExists);
     assert_eq!(writer.put_subscription(subscription("s", 2, &["b"])).await, Ok(()));
+    writer.stop().await;
+}
+
+/// A stream that is kept when its object goes is the next object's of its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_stream_is_taken_over_by_another_object_and_opened() {
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    let id = put_streams(&mut writer, vec![put("a", "old", 7)]).await.remove(0).unwrap().0;
+    writer.append("a", &["x"]).await;
+    writer.set_closed("a", true).await;
+    let late = put_streams(&mut writer, vec![put("a", "old", 8)]).await;
+    assert_eq!(late, [Ok((id, false))]);
+    assert!(writer.info("a").await.closed, "the object that is gone comes late");
+
+    let new = vec![put("a", "new", 1)];
+    assert_eq!(put_streams(&mut writer, new.clone()).await, [Ok((id, false))]);
+    let info = writer.info("a").await;
+    assert_eq!((info.closed, info.stream_id, info.next_offset), (false, id, 1));
+    assert_eq!(offsets(writer.session().await.append(append("a", &["y"])).await), (1, 2));
+    // Generations are those of one uid.
+    assert_eq!(put_streams(&mut writer, vec![put("a", "new", 2)]).await, [Ok((id, false))]);
+    let older = put_streams(&mut writer, new).await.remove(0).unwrap_err();
+    assert_eq!(older.reason(), Reason::AlreadyExists);
+
+    // Who has read it first changes what it has read, and opens nothing.
+    writer.set_closed("a", true).await;
+    let expected = Some(pb::ObjectRef { uid: "new".into(), generation: 2 });
+    let changed = pb::PutStream { expected, ..put("a", "third", 1) };
+    assert_eq!(put_streams(&mut writer, vec![changed]).await, [Ok((id, false))]);
+    assert!(writer.info("a").await.closed);
     writer.stop().await;
 }

@@ -51,8 +51,8 @@ async fn without_keys_nothing_starts() {
     let (code, printed) = ends(program(folder.path(), &[])).await;
     let expected = line(format_args!(
         "--kek-file {0}: read the key file {0}; nothing is stored without encryption, so name a \
-         file with at least one line \"id = 64 hexadecimal digits\": No such file or directory \
-         (os error 2)",
+         file with at least one line \"id = 64 hexadecimal digits\", or a directory with a key of 32 \
+         bytes in the file \"1\": No such file or directory (os error 2)",
         kek.display()
     ));
     assert_eq!((code, printed), (Some(78), expected));

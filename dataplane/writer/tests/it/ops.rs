@@ -21,7 +21,7 @@ use crate::writer::{
 };
 
 /// Status and body.
-async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     ask(TcpStream::connect(address).await.ok()?, path).await
 }
 
@@ -61,7 +61,7 @@ async fn scrape(writer: &Writer) -> BTreeMap<String, f64> {
 }
 
 /// Waits until a series has a value.
-async fn shows(writer: &Writer, series: &str, expected: f64) -> BTreeMap<String, f64> {
+pub(crate) async fn shows(writer: &Writer, series: &str, expected: f64) -> BTreeMap<String, f64> {
     eventually(&format!("{series} is {expected}"), || async {
         let all = scrape(writer).await;
         (all.get(series) == Some(&expected)).then_some(all)

@@ -83,13 +83,13 @@ async fn a_watch_names_at_most_so_many_streams() {
     writer.stop().await;
 }
 
-struct Pusher {
-    to: mpsc::Sender<pb::AttachRequest>,
+pub(crate) struct Pusher {
+    pub(crate) to: mpsc::Sender<pb::AttachRequest>,
     from: Streaming<pb::AttachResponse>,
 }
 
 impl Pusher {
-    async fn new(writer: &mut Writer) -> Self {
+    pub(crate) async fn new(writer: &mut Writer) -> Self {
         let (to, requests) = mpsc::channel(8);
         let from = writer.calls.attach(ReceiverStream::new(requests)).await.unwrap().into_inner();
         Self { to, from }
@@ -101,11 +101,11 @@ impl Pusher {
         pusher
     }
 
-    async fn say(&self, message: ToWriter) {
+    pub(crate) async fn say(&self, message: ToWriter) {
         self.to.send(pb::AttachRequest { message: Some(message) }).await.unwrap();
     }
 
-    async fn hears(&mut self) -> Option<FromWriter> {
+    pub(crate) async fn hears(&mut self) -> Option<FromWriter> {
         let answer = timeout(DEADLINE, self.from.message()).await.expect("an answer comes");
         answer.unwrap().map(|answer| answer.message.unwrap())
     }

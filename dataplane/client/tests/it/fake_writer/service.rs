@@ -131,7 +131,10 @@ impl Writer for Service {
         };
         let mut changed = self.0.changed.subscribe();
         changed.mark_changed();
-        self.0.change(|state| state.attached += 1);
+        self.0.change(|state| {
+            state.attached += 1;
+            state.hellos.insert(hello.subscription.clone(), hello.clone());
+        });
         let attached = Attached {
             shared: self.0.clone(),
             subscription: hello.subscription,

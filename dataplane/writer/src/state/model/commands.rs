@@ -39,11 +39,15 @@ impl Model {
                     return Err(ControlRefused::DeclaredSince);
                 }
                 older(&stream.object, &put_object)?;
+                let is_another = stream.object.uid != put_object.uid;
+                stream.turns += u32::from(put.opens_for_another && is_another && stream.closed());
                 stream.object = put_object;
                 Ok(ControlOutcome::StreamPut)
             }
             Command::DeleteStream(delete) => {
-                self.alive(delete.stream_id)?.alive = false;
+                let stream = self.alive(delete.stream_id)?;
+                stream.alive = false;
+                stream.deleting = Some((index, time_ms));
                 Ok(ControlOutcome::Deleted)
             }
             Command::SetClosed(set) => {
@@ -67,6 +71,17 @@ impl Model {
                 match same.next_back() {
                     Some(stream) if stream.alive => Err(ControlRefused::StreamAlive),
                     Some(_) => Ok(ControlOutcome::Abandoned),
+                    None => Err(ControlRefused::NotFound),
+                }
+            }
+            Command::StreamObjectsDeleted(deleted) => {
+                let mut same = self.streams.iter_mut().filter(|one| one.id == deleted.stream_id);
+                match same.next_back() {
+                    Some(stream) if stream.alive => Err(ControlRefused::StreamAlive),
+                    Some(stream) => {
+                        stream.deleting = None;
+                        Ok(ControlOutcome::ObjectsDeleted)
+                    }
                     None => Err(ControlRefused::NotFound),
                 }
             }
@@ -114,6 +129,7 @@ impl Model {
             producers_made: 0,
             safe: vec![],
             last_time_ms: 0,
+            deleting: None,
         });
         Ok(ControlOutcome::Created)
     }

@@ -21,7 +21,7 @@ const ENTRIES_PER_CASE: u64 = 60;
 const CROWDED_EVERY: u64 = 100;
 
 /// Every outcome that must have come up in the run, or the run was too quiet.
-const KINDS: [&str; 52] = [
+const KINDS: [&str; 53] = [
     "Appended",
     "Duplicate(None",
     "Duplicate(Some",
@@ -45,6 +45,7 @@ const KINDS: [&str; 52] = [
     "control Committed",
     "control Abandoned",
     "control KeyStored",
+    "control ObjectsDeleted",
     "control ProducerReady",
     "control SubscriptionPut",
     "control SubscriptionDeleted",
@@ -254,6 +255,11 @@ impl Case {
         for stream in &model.streams {
             self.compare_stream(stream);
         }
+        let mut deleting: Vec<_> = state.all_deleting().map(|(id, one)| (id.get(), *one)).collect();
+        deleting.sort_by_key(|(id, _)| *id);
+        let mut expected: Vec<_> = model.streams.iter().filter_map(MStream::deleting).collect();
+        expected.sort_by_key(|(id, _)| *id);
+        assert_eq!(deleting, expected);
         let live = model.streams.iter().filter(|stream| stream.alive);
         let live =
             live.flat_map(|one| one.batches.iter().filter(|batch| batch.base >= one.shipped()));

@@ -4,7 +4,9 @@ use pyramid_protocol::{Offset, StreamName};
 use stored::command::Command;
 
 use super::fixture::*;
-use crate::state::{Change, ControlOutcome, ControlRefused, FIRST_DIGEST, Outcome, Refused};
+use crate::state::{
+    Change, ControlOutcome, ControlRefused, Deleting, FIRST_DIGEST, Outcome, Refused,
+};
 
 fn is_invalid(log: &mut Log, command: Command) {
     let shown = format!("{command:?}");
@@ -83,14 +85,55 @@ fn a_name_has_one_stream_and_an_id_is_used_once() {
 }
 
 #[test]
-fn what_a_deletion_leaves_is_the_id_alone() {
+fn what_a_deletion_leaves_is_the_id_and_what_is_left_to_delete() {
     let mut log = Log::with_orders(3);
+    log.command(key_stored(ORDERS, 1));
+    let intent = log.next_id().index;
     log.command(seal(ORDERS, 0, 3));
+    log.command(Command::ChunkCommitted(commit(intent, 0, 3, (0, 1))));
     log.producer("p", 70);
+    let (at, deleted_ms) = (log.next_id(), log.state.time_ms());
     log.command(delete(ORDERS));
+    let left = Deleting { index: at.index, deleted_ms, object_count: 2, had_uploads: true };
     let image = log.state.to_image();
     assert_eq!((image.streams, image.used_stream_ids), (vec![], vec![ORDERS]));
+    assert_eq!(log.state.all_deleting().collect::<Vec<_>>(), [(id(ORDERS), &left)]);
     assert_eq!((log.live.len_bytes(), log.live.memory_bytes()), (0, 0));
+}
+
+#[test]
+fn a_deletion_tells_whether_an_upload_may_have_begun() {
+    let deleted_after = |command: Option<Command>| {
+        let mut log = Log::with_orders(3);
+        command.map(|command| log.command(command));
+        log.command(delete(ORDERS));
+        let left = log.state.deleting(id(ORDERS)).unwrap();
+        (left.object_count, left.had_uploads)
+    };
+    assert_eq!(deleted_after(None), (0, false));
+    assert_eq!(deleted_after(Some(seal(ORDERS, 0, 3))), (0, true));
+    assert_eq!(deleted_after(Some(key_stored(ORDERS, 1))), (1, true));
+}
+
+#[test]
+fn the_objects_of_a_deleted_stream_are_deleted_once() {
+    let done =
+        |stream_id| Command::StreamObjectsDeleted(stored::StreamObjectsDeleted { stream_id });
+    let mut log = Log::with_orders(1);
+    log.command(create("second", 12));
+    log.command(delete(12));
+    assert_eq!(log.refused(done(ORDERS)), ControlRefused::StreamAlive);
+    for unknown in [0, 13] {
+        assert_eq!(log.refused(done(unknown)), ControlRefused::NotFound);
+    }
+    assert!(log.state.deleting(id(12)).is_some(), "a refusal changes nothing");
+    let applied = log.control(done(12));
+    let change = Change::ObjectsDeleted { stream_id: id(12) };
+    assert_eq!(applied.change, Some(change));
+    assert_eq!(log.state.deleting(id(12)), None);
+    let again = log.control(done(12));
+    assert_eq!((again.control, again.change), (Some(ControlOutcome::ObjectsDeleted), None));
+    assert!(log.state.is_id_used(id(12)), "an id is never used again");
 }
 
 #[test]
@@ -125,6 +168,7 @@ fn put(uid: &str, generation: u64, chunk_bytes: u64) -> Command {
         settings: Some(StreamSettings { chunk_bytes, chunk_age_ms: 0 }),
         rights: None,
         expected: None,
+        opens_for_another: false,
     })
 }
 
@@ -173,6 +217,30 @@ fn an_older_generation_of_the_same_object_is_refused() {
     assert_eq!(chunk_bytes(&log), 11);
     log.command(delete(ORDERS));
     assert_eq!(log.refused(put("other", 2, 22)), ControlRefused::NotFound);
+}
+
+#[test]
+fn another_object_opens_what_was_closed_for_one_that_is_gone() {
+    let put = |uid: &str, generation, opens_for_another| {
+        let Command::PutStream(put) = put(uid, generation, 5) else { panic!() };
+        Command::PutStream(stored::PutStream { opens_for_another, ..put })
+    };
+    let mut log = Log::with_orders(1);
+    let close = Command::SetClosed(stored::SetClosed { stream_id: ORDERS, closed: true });
+    let seen = |log: &Log| {
+        let stream = log.state.stream(id(ORDERS)).unwrap();
+        (stream.closed, stream.revision)
+    };
+    log.command(put("old", 1, true));
+    assert_eq!(seen(&log), (false, 1), "it was open");
+    log.command(close);
+    log.command(put("old", 2, true));
+    log.command(put("another", 1, false));
+    assert_eq!(seen(&log), (true, 2));
+    log.command(put("third", 1, true));
+    assert_eq!(seen(&log), (false, 3));
+    log.command(put("fourth", 1, true));
+    assert_eq!(seen(&log), (false, 3));
 }
 
 #[test]

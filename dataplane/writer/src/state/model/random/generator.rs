@@ -165,8 +165,15 @@ impl Generator {
                     false => stream.object.clone(),
                 });
                 let (settings, rights) = (None, None);
-                let put = stored::PutStream { object, stream_id, settings, rights, expected };
-                Command::PutStream(put)
+                let opens_for_another = self.one_in(2);
+                Command::PutStream(stored::PutStream {
+                    object,
+                    stream_id,
+                    settings,
+                    rights,
+                    expected,
+                    opens_for_another,
+                })
             }
             24 | 25 if !self.is_calm => Command::DeleteStream(stored::DeleteStream { stream_id }),
             26..=33 => {
@@ -181,7 +188,11 @@ impl Generator {
             57..=78 => Command::ChunkCommitted(self.commit(stream, stream_id)),
             79 | 80 => {
                 let stream_id = self.pick(&model.streams).map_or(stream_id, |stream| stream.id);
-                Command::SealAbandoned(stored::SealAbandoned { stream_id, intent: 1 })
+                if self.one_in(2) {
+                    Command::StreamObjectsDeleted(stored::StreamObjectsDeleted { stream_id })
+                } else {
+                    Command::SealAbandoned(stored::SealAbandoned { stream_id, intent: 1 })
+                }
             }
             81..=86 => {
                 let r = self.below(100);
