@@ -19,11 +19,13 @@ use pyramid_protocol::pb::v1::put_stream_result::Result as PutResult;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::refusal::TRAILER;
 use pyramid_tls::Tls;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 pub(crate) use error::Error;
+
+use crate::metrics::{AdminCall, Metrics};
 
 /// Where replicas serve `Admin`.
 pub(crate) const ADMIN_PORT: u16 = 7402;
@@ -42,6 +44,7 @@ pub(crate) struct Writers {
 
 struct Shared {
     dial: Dial,
+    metrics: Metrics,
     /// One connection per `host:port`, opened at the first call and again when it broke.
     channels: Mutex<HashMap<String, Channel>>,
 }
@@ -80,18 +83,18 @@ impl fmt::Debug for Writers {
 
 impl Writers {
     /// `tls` is the operator's own identity.
-    pub(crate) fn new(tls: &Tls) -> Self {
-        Self::of(Dial::Tls(tls.clone()))
+    pub(crate) fn new(tls: &Tls, metrics: Metrics) -> Self {
+        Self::of(Dial::Tls(tls.clone()), metrics)
     }
 
     /// Reaches whoever `connect` does, without any proof.
     #[cfg(test)]
     pub(crate) fn plain(connect: Arc<dyn Connect>) -> Self {
-        Self::of(Dial::Plain(connect))
+        Self::of(Dial::Plain(connect), Metrics::default())
     }
 
-    fn of(dial: Dial) -> Self {
-        Self { shared: Arc::new(Shared { dial, channels: Mutex::default() }) }
+    fn of(dial: Dial, metrics: Metrics) -> Self {
+        Self { shared: Arc::new(Shared { dial, metrics, channels: Mutex::default() }) }
     }
 
     /// The replica `<writer>-writer-<ordinal>`.
@@ -167,7 +170,7 @@ impl Replica {
     /// As [`Error`] says.
     pub(crate) async fn get_info(&self) -> Result<pb::GetInfoResponse, Error> {
         let mut calls = self.calls.clone();
-        self.call(calls.get_info(pb::GetInfoRequest {})).await
+        self.call(AdminCall::GetInfo, calls.get_info(pb::GetInfoRequest {})).await
     }
 
     /// Founds a cluster of one voter; its node id. Again with the same id changes nothing.
@@ -178,7 +181,7 @@ impl Replica {
     pub(crate) async fn bootstrap(&self, cluster_id: [u8; 16]) -> Result<u64, Error> {
         let mut calls = self.calls.clone();
         let request = pb::BootstrapRequest { cluster_id: cluster_id.to_vec().into() };
-        Ok(self.call(calls.bootstrap(request)).await?.node_id)
+        Ok(self.call(AdminCall::Bootstrap, calls.bootstrap(request)).await?.node_id)
     }
 
     /// Declares streams; one result for each, in their order.
@@ -194,7 +197,7 @@ impl Replica {
         let mut calls = self.calls.clone();
         let asked = streams.len();
         let request = pb::PutStreamsRequest { cluster_id: cluster_id.to_vec().into(), streams };
-        let results = self.call(calls.put_streams(request)).await?.results;
+        let results = self.call(AdminCall::PutStreams, calls.put_streams(request)).await?.results;
         if results.len() != asked {
             return Err(Error::broken("the Writer answered for another number of streams"));
         }
@@ -218,7 +221,7 @@ impl Replica {
     ) -> Result<pb::GetStreamConfigResponse, Error> {
         let mut calls = self.calls.clone();
         let request = pb::GetStreamConfigRequest { name: name.to_owned() };
-        self.call(calls.get_stream_config(request)).await
+        self.call(AdminCall::GetStreamConfig, calls.get_stream_config(request)).await
     }
 
     /// Deletes a stream for good; how many of its objects are still in the bucket. Asked again until
@@ -236,7 +239,7 @@ impl Replica {
         let mut calls = self.calls.clone();
         let cluster_id = cluster_id.to_vec().into();
         let request = pb::DeleteStreamRequest { cluster_id, name: name.to_owned(), stream_id };
-        Ok(self.call(calls.delete_stream(request)).await?.objects_left)
+        Ok(self.call(AdminCall::DeleteStream, calls.delete_stream(request)).await?.objects_left)
     }
 
     /// Closes a stream for appends, or opens it again.
@@ -255,7 +258,8 @@ impl Replica {
         let cluster_id = cluster_id.to_vec().into();
         let name = name.to_owned();
         let request = pb::SetClosedRequest { cluster_id, name, stream_id, closed };
-        let pb::SetClosedResponse {} = self.call(calls.set_closed(request)).await?;
+        let pb::SetClosedResponse {} =
+            self.call(AdminCall::SetClosed, calls.set_closed(request)).await?;
         Ok(())
     }
 
@@ -273,7 +277,8 @@ impl Replica {
         let asked = subscriptions.len();
         let cluster_id = cluster_id.to_vec().into();
         let request = pb::PutSubscriptionsRequest { cluster_id, subscriptions };
-        let results = self.call(calls.put_subscriptions(request)).await?.results;
+        let results =
+            self.call(AdminCall::PutSubscriptions, calls.put_subscriptions(request)).await?.results;
         if results.len() != asked {
             return Err(Error::broken("the Writer answered for another number of subscriptions"));
         }
@@ -301,7 +306,7 @@ impl Replica {
             object: Some(object),
         };
         let pb::DeleteSubscriptionResponse {} =
-            self.call(calls.delete_subscription(request)).await?;
+            self.call(AdminCall::DeleteSubscription, calls.delete_subscription(request)).await?;
         Ok(())
     }
 
@@ -317,7 +322,7 @@ impl Replica {
         for _ in 0..PAGES_MAX {
             let mut calls = self.calls.clone();
             let request = pb::ListConfigRequest { after, limit: PAGE_OBJECTS };
-            let page = self.call(calls.list_config(request)).await?;
+            let page = self.call(AdminCall::ListConfig, calls.list_config(request)).await?;
             objects.extend(page.objects);
             if page.next.is_empty() {
                 return Ok(objects);
@@ -339,17 +344,28 @@ impl Replica {
             let first = stats.message().await?;
             Ok(Response::new(first))
         };
-        let first = self.call(first).await?;
+        let first = self.call(AdminCall::WatchStats, first).await?;
         first.ok_or_else(|| Error::broken("the Writer ended its numbers before the first"))
     }
 
     async fn call<T>(
         &self,
-        call: impl Future<Output = Result<Response<T>, Status>>,
+        call: AdminCall,
+        answer: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        let start = Instant::now();
+        let answered = self.answered(answer).await;
+        self.writers.shared.metrics.admin_called(call, answered.is_ok(), start.elapsed());
+        answered
+    }
+
+    async fn answered<T>(
+        &self,
+        answer: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Error> {
         let unreachable =
             |message: String| Error::Unreachable { address: self.address.clone(), message };
-        let status = match timeout(CALL_TIMEOUT, call).await {
+        let status = match timeout(CALL_TIMEOUT, answer).await {
             Ok(Ok(response)) => return Ok(response.into_inner()),
             Ok(Err(status)) => status,
             Err(_elapsed) => {

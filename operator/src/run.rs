@@ -133,14 +133,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         .map_err(|error| Error::Identity { text: causes(&error) })?;
     let (sender, trust) = watch::channel(Arc::new(trust));
     let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(config.pod.clone()) };
+    let metrics = Metrics::default();
     let context = Arc::new(Context {
         client: client.clone(),
         settings,
         namespace: config.namespace.clone(),
         trust,
-        writers: Writers::new(&tls),
+        writers: Writers::new(&tls, metrics.clone()),
         recorder: Recorder::new(client, reporter),
-        metrics: Metrics::default(),
+        metrics,
         lease_transitions: AtomicU64::new(0),
     });
     let stop = Stop { all: shutdown, serving: CancellationToken::new() };

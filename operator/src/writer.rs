@@ -40,7 +40,7 @@ use self::observe::{Live, Pass};
 use self::plan::{Observed, Step, Wait, plan};
 use self::status::Facts;
 use crate::context::Context;
-use crate::{admin, pki};
+use crate::{admin, metrics, pki};
 
 /// Writers that are worked on at once.
 const CONCURRENCY: u16 = 4;
@@ -186,10 +186,13 @@ async fn reconcile(found: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, E
         return Ok(Action::await_change());
     };
     let key = ObjectRef::new(&name).within(&namespace);
+    let start = Instant::now();
     let visited = match &found.0 {
         Ok(_) => Box::pin(shared.visit(&namespace, &name, &key)).await,
         Err(invalid) => shared.refuse(&namespace, &name, invalid).await,
     };
+    let metrics = &shared.context.metrics;
+    metrics.reconciled(metrics::Controller::Writer, visited.is_ok(), start.elapsed());
     match visited {
         Err(error) if error.is_namespace_terminating() => Ok(shared.again(&Step::Gone)),
         visited => {

@@ -270,7 +270,7 @@ async fn a_refusal_keeps_the_connection_and_a_broken_one_is_opened_again() {
 async fn a_replica_that_says_nothing_is_given_up_after_five_seconds() {
     let world = World::new();
     world.fake.script().is_silent = true;
-    let start = tokio::time::Instant::now();
+    let start = Instant::now();
     let error = world.replica().get_info().await.unwrap_err();
     assert_eq!(
         error,

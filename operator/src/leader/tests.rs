@@ -65,8 +65,11 @@ async fn a_second_candidate_leads_only_after_the_first_was_silent() {
     let waited = stopped.elapsed();
     assert!(waited > DURATION - 2 * DURATION / 7 && waited < 2 * DURATION, "{waited:?}");
     assert!(began.elapsed() > 100 * DURATION);
+    // The first need not ask to know it.
+    api.requests();
     let lost = first.keep().await;
-    assert!(matches!(&lost, Lost::Taken { holder } if holder == "b"), "{lost}");
+    assert!(matches!(&lost, Lost::Silent { .. }), "{lost}");
+    assert_eq!(api.requests(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]

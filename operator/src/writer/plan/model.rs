@@ -51,7 +51,11 @@ fn settle_user(world: &mut World) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 1000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn whatever_is_lost_nothing_is_founded_or_destroyed_twice(
@@ -95,6 +99,22 @@ fn a_new_writer_comes_up_in_this_order() {
         assert!(name.starts_with(begin), "{names:?}");
     }
     assert_eq!(world.bootstrapped.len(), 1);
+}
+
+/// A volume that was never marked cannot hide that its key is gone.
+#[test]
+fn a_lost_key_of_a_kept_volume_is_never_replaced() {
+    let mut world = World::default();
+    world.happen(Event::CreateWriter);
+    while !matches!(world.done.last(), Some(Step::RecordMember { .. })) {
+        world.operate(None);
+        world.happen(Event::Controllers);
+    }
+    world.happen(Event::DeleteWriter);
+    world.happen(Event::LoseKek);
+    world.happen(Event::CreateWriter);
+    assert_eq!(world.rest(), Some(Step::Stop(Stop::KekLost)));
+    assert_eq!(world.kek, None);
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub(super) struct World {
     set: Option<SetObject>,
     pod: Option<PodObject>,
     pub(super) claim: Option<ClaimObject>,
-    kek: Option<u64>,
+    pub(super) kek: Option<u64>,
     pub(super) streams: usize,
     is_cut_off: bool,
     next: u64,
