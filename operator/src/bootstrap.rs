@@ -35,8 +35,6 @@ use crate::subscription::resolve::resolve;
 
 /// ConfigMaps that are written at the same time.
 const CONCURRENCY: u16 = 2;
-/// Many objects that change together are one change of their namespace.
-const DEBOUNCE: Duration = Duration::from_millis(200);
 /// What is known of an object store's authorities is read again after this long.
 const AUTHORITIES_HOLD: Duration = Duration::from_secs(60);
 
@@ -70,7 +68,7 @@ pub(crate) async fn run(kinds: Arc<Kinds>, shutdown: CancellationToken) {
     }
     let queue = Arc::clone(&kinds.queues.namespaces).stream();
     let store = kinds.caches.namespaces.clone();
-    let config = Config::default().concurrency(CONCURRENCY).debounce(DEBOUNCE);
+    let config = Config::default().concurrency(CONCURRENCY);
     let stop = shutdown.cancelled_owned();
     let work = Arc::new(Work { kinds, authorities: Mutex::default() });
     let reconcile = |namespace, work| reconcile(namespace, work).boxed();

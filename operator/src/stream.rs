@@ -183,13 +183,14 @@ impl<'a> Look<'a> {
                 | Step::ReleaseWithout(_) => {}
             }
             self.write(&decision).await?;
+            // What a Stream at rest waits for is watched.
+            let wait = if decision.step == Step::Rest {
+                spread(&key(self.stream), 0, waits.resync())
+            } else {
+                waits.progress()
+            };
             self.act(decision.step).await?;
-            return Ok(match (self.asked, decision.verdicts.first()) {
-                (_, Some(ready)) if ready.truth == Truth::True => {
-                    Action::requeue(spread(&key(self.stream), 0, waits.resync()))
-                }
-                _ => Action::requeue(waits.progress()),
-            });
+            return Ok(Action::requeue(wait));
         }
         Ok(Action::requeue(waits.progress()))
     }
@@ -283,14 +284,8 @@ impl<'a> Look<'a> {
 
     async fn purge(&mut self, writer: &Founded, stream_id: u64) -> Result<(), admin::Error> {
         let name = self.name.to_string();
-        let deleted =
-            self.replica(writer)?.delete_stream(writer.cluster_id, &name, stream_id).await;
-        let left = match deleted {
-            Ok(left) => left,
-            // Nothing of it is left, not even the number.
-            Err(admin::Error::NotFound { .. }) => 0,
-            Err(error) => return Err(error),
-        };
+        let replica = self.replica(writer)?;
+        let left = replica.delete_stream(writer.cluster_id, &name, stream_id).await?;
         self.kinds.configured.removed(writer, &self.name);
         self.objects_left = Some(left);
         if left == 0 {
@@ -425,10 +420,12 @@ impl<'a> Look<'a> {
 /// `None`: it is so already.
 fn finalizer_patch(stream: &Stream, add: bool) -> Option<json_patch::Patch> {
     let path = |tokens: &[&str]| PointerBuf::from_tokens(tokens.iter().copied());
-    let unchanged = PatchOperation::Test(TestOperation {
-        path: path(&["metadata", "resourceVersion"]),
-        value: json!(stream.metadata.resource_version),
-    });
+    let test = |name, value| {
+        PatchOperation::Test(TestOperation { path: path(&["metadata", name]), value })
+    };
+    let same_object = test("uid", json!(stream.metadata.uid));
+    // Absent and null are the same to the server.
+    let same_list = test("finalizers", json!(stream.metadata.finalizers));
     let place = stream.finalizers().iter().position(|one| one == finalizer::PURGE_STREAM);
     let change = match (add, place) {
         (true, None) => {
@@ -446,37 +443,38 @@ fn finalizer_patch(stream: &Stream, add: bool) -> Option<json_patch::Patch> {
         }),
         (true, Some(_)) | (false, None) => return None,
     };
-    Some(json_patch::Patch(vec![unchanged, change]))
+    Some(json_patch::Patch(vec![same_object, same_list, change]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn stream(finalizers: &str) -> Stream {
-        let yaml = format!(
-            "metadata: {{name: a, resourceVersion: '7', finalizers: {finalizers}}}\nspec: {{}}"
-        );
-        serde_saphyr::from_str(&yaml).unwrap()
+    fn patched(finalizers: &str, add: bool) -> Option<Value> {
+        let yaml = format!("metadata: {{name: a, uid: u, finalizers: {finalizers}}}\nspec: {{}}");
+        let stream: Stream = serde_saphyr::from_str(&yaml).unwrap();
+        finalizer_patch(&stream, add).map(|patch| json!(patch))
     }
 
-    fn patched(finalizers: &str, add: bool) -> Option<Value> {
-        finalizer_patch(&stream(finalizers), add).map(|patch| json!(patch))
+    /// The list is as it was seen, then it is changed so.
+    fn expected(seen: &Value, change: &Value) -> Option<Value> {
+        Some(json!([
+            {"op": "test", "path": "/metadata/uid", "value": "u"},
+            {"op": "test", "path": "/metadata/finalizers", "value": seen},
+            change
+        ]))
     }
 
     #[test]
     fn our_finalizer_is_added_and_removed_beside_those_of_others() {
-        let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": "7"});
-        let ours = "pyramid.dev/purge-stream";
-        let path = "/metadata/finalizers";
-        assert_eq!(
-            patched("[a/b]", true),
-            Some(json!([test, {"op": "add", "path": path, "value": ["a/b", ours]}]))
-        );
-        assert_eq!(
-            patched(&format!("[a/b, {ours}, c/d]"), false),
-            Some(json!([test, {"op": "remove", "path": "/metadata/finalizers/1"}]))
-        );
+        let ours = finalizer::PURGE_STREAM;
+        let add = |list: Value| json!({"op": "add", "path": "/metadata/finalizers", "value": list});
+        let added = add(json!(["a/b", ours]));
+        assert_eq!(patched("[a/b]", true), expected(&json!(["a/b"]), &added));
+        assert_eq!(patched("null", true), expected(&Value::Null, &add(json!([ours]))));
+        let removed = json!({"op": "remove", "path": "/metadata/finalizers/1"});
+        let list = format!("[a/b, {ours}, c/d]");
+        assert_eq!(patched(&list, false), expected(&json!(["a/b", ours, "c/d"]), &removed));
         assert_eq!(patched(&format!("[{ours}]"), true), None);
         assert_eq!(patched("[a/b]", false), None);
     }

@@ -261,7 +261,7 @@ impl Shared {
                 return Ok(Action::await_change());
             };
             let parent = Parent { writer: &writer, name, namespace };
-            let live = observe::read(&self.context, parent, &mut pass).await?;
+            let live = Box::pin(observe::read(&self.context, parent, &mut pass)).await?;
             if counted.is_none() {
                 self.memory().streams.insert(key.clone(), (live.streams, Instant::now()));
             }
@@ -281,7 +281,11 @@ impl Shared {
                 };
                 return Ok(self.again(&step));
             }
-            tracing::info!(namespace, name, ?step, "Writer");
+            if matches!(step, Step::ApplyChildren | Step::ApplyTls) {
+                tracing::debug!(namespace, name, ?step, "Writer");
+            } else {
+                tracing::info!(namespace, name, ?step, "Writer");
+            }
             Actor { context: &self.context, parent, live: &live }.act(&step, &mut pass).await?;
         }
         tracing::warn!(namespace, name, "the Writer needs more steps than it should");

@@ -159,6 +159,7 @@ mod tests {
         serde_saphyr::from_str(
             "
 metadata: {name: orders, namespace: shop, uid: u, generation: 3}
+spec: {}
 status:
   observedGeneration: 3
   streamID: '7'

@@ -6,6 +6,7 @@
 use kube::Resource;
 use kube::api::DynamicObject;
 use kube::runtime::events::EventType;
+use kube::runtime::reflector::ObjectRef;
 use pyramid_crds::stream::WriterRef;
 use pyramid_crds::{Stream, Subscription};
 use serde_json::Value;
@@ -115,7 +116,11 @@ async fn settle_in(
         Err(error) => return Err(Error::Writer(error)),
     }
     match name.kind {
-        Kind::Stream => kinds.configured.set_closed(writer, name, true),
+        Kind::Stream => {
+            kinds.configured.set_closed(writer, name, true);
+            // One that was made just now may have been declared before it was closed.
+            kinds.queues.streams.push(ObjectRef::new(&name.name).within(&name.namespace));
+        }
         Kind::Subscription => kinds.configured.removed(writer, name),
     }
     tracing::info!(writer = %writer.name, name = full_name, reason, "an object is gone");

@@ -2,11 +2,11 @@
 //!
 //! | child | name |
 //! | --- | --- |
-//! | StatefulSet, client Service, ServiceAccount | `<writer>-writer` |
+//! | `StatefulSet`, client Service, `ServiceAccount` | `<writer>-writer` |
 //! | headless Service | `<writer>-writer-peers` |
 //! | Secret with key and certificate | `<writer>-writer-tls` |
 //! | Secret with the key-encryption key, without an owner | `<writer>-writer-kek` |
-//! | volume claim, made by the StatefulSet | `data-<writer>-writer-0` |
+//! | volume claim, made by the `StatefulSet` | `data-<writer>-writer-0` |
 //!
 //! None has a time or its own history in it, so that applying one again changes nothing.
 
@@ -44,7 +44,7 @@ impl Names {
         Self { writer: writer.to_owned() }
     }
 
-    /// StatefulSet, client Service, ServiceAccount.
+    /// `StatefulSet`, client Service, `ServiceAccount`.
     pub(crate) fn main(&self) -> String {
         format!("{}-writer", self.writer)
     }

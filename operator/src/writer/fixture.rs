@@ -43,7 +43,7 @@ pub(crate) fn settings() -> Settings {
     }))
 }
 
-/// The StatefulSet, seen by its controller.
+/// The `StatefulSet`, seen by its controller.
 pub(crate) fn set() -> StatefulSet {
     from(json!({
         "metadata": {

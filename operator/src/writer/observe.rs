@@ -293,7 +293,7 @@ impl Live {
         })
     }
 
-    /// The volume that the StatefulSet is to have.
+    /// The volume that the `StatefulSet` is to have.
     pub(crate) fn volume<'a>(&'a self, writer: &'a Writer) -> Volume<'a> {
         let size = &writer.spec.storage.size;
         let template = self.set.as_ref().and_then(|set| {

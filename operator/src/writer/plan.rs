@@ -6,7 +6,7 @@
 //! * The cluster id is written down before there is a replica that could be founded under it.
 //! * A replica is founded only while nothing says that one was: no member in the status, no mark on
 //!   the volume. Afterwards an empty volume is a lost one, and nobody but a person mends that.
-//! * Volumes go only under a finalizer of a Writer that is being deleted, after its StatefulSet.
+//! * Volumes go only under a finalizer of a Writer that is being deleted, after its `StatefulSet`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -121,7 +121,7 @@ pub(crate) enum KekSeen {
     OfUser,
 }
 
-/// The StatefulSet.
+/// The `StatefulSet`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SetSeen {
     pub(crate) uid: String,
@@ -137,7 +137,7 @@ pub(crate) struct SetSeen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PodSeen {
     pub(crate) uid: String,
-    /// The StatefulSet that is there now has made it.
+    /// The `StatefulSet` that is there now has made it.
     pub(crate) is_of_set: bool,
     pub(crate) revision: Option<String>,
     pub(crate) is_ready: bool,
@@ -208,7 +208,7 @@ pub(crate) enum Step {
     CreateKek,
     /// The Secret of the certificate only.
     ApplyTls,
-    /// Account, certificate, Services, and then the StatefulSet.
+    /// Account, certificate, Services, and then the `StatefulSet`.
     ApplyChildren,
     Bootstrap {
         cluster_id: ClusterId,
@@ -260,7 +260,7 @@ pub(crate) enum Wait {
     EarlierClaim,
     /// Somebody makes what the spec names.
     Missing,
-    /// The StatefulSet goes, or its controller has not seen its newest form.
+    /// The `StatefulSet` goes, or its controller has not seen its newest form.
     StatefulSet,
     /// The Pod comes up.
     Pod,

@@ -169,14 +169,9 @@ impl Facts<'_> {
     }
 
     fn storage_ready(&self) -> Verdict {
-        match self.step {
-            Step::Stop(stop @ Stop::VolumeLost) => {
-                return (Truth::False, reasons::VOLUME_LOST, self.stop(stop).1);
-            }
-            Step::Stop(stop @ Stop::ForeignVolume(_)) => {
-                return (Truth::False, reasons::FOREIGN_VOLUME, self.stop(stop).1);
-            }
-            _ => {}
+        if let Step::Stop(stop @ (Stop::VolumeLost | Stop::ForeignVolume(_))) = self.step {
+            let (reason, message) = self.stop(stop);
+            return (Truth::False, reason, message);
         }
         let name = self.parent.names().claim();
         let Some(claim) = self.seen.claim.as_ref().filter(|claim| claim.is_bound) else {

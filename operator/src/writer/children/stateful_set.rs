@@ -1,4 +1,4 @@
-//! The StatefulSet of a Writer.
+//! The `StatefulSet` of a Writer.
 
 use std::collections::BTreeMap;
 
@@ -44,13 +44,13 @@ const WAL_PERCENT: u64 = 60;
 /// The volume of each replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Volume<'a> {
-    /// Of the claim template. It can never be changed: the one of a StatefulSet that exists.
+    /// Of the claim template. It can never be changed: the one of a `StatefulSet` that exists.
     pub(crate) claim_size: &'a str,
     /// What there is room for now. Unit: bytes.
     pub(crate) bytes: u64,
 }
 
-/// The StatefulSet. `replicas` is always in it: an apply without it would make it one.
+/// The `StatefulSet`. `replicas` is always in it: an apply without it would make it one.
 pub(crate) fn stateful_set(
     parent: Parent<'_>,
     settings: &Settings,

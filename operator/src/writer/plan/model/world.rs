@@ -245,6 +245,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each step")]
     fn act(&mut self, step: &Step, version: Option<(u64, u64)>) {
         let kek = self.kek;
         let fresh = self.uid();
@@ -344,7 +345,7 @@ impl World {
         self.is_tls_applied = false;
     }
 
-    /// The garbage collector, the StatefulSet's controller, scheduler, volumes and kubelet.
+    /// The garbage collector, the `StatefulSet`'s controller, scheduler, volumes and kubelet.
     fn controllers(&mut self) {
         let fresh = (self.uid(), self.uid());
         let owner = self.writer.as_ref().map(|writer| writer.uid);
