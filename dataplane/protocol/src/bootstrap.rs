@@ -107,11 +107,8 @@ mod tests {
     #[test]
     fn fields_of_a_later_operator_are_no_error() {
         let text = r#"{"trustDomain": "a", "issuer": "b:1", "later": {}}"#;
-        let expected = Bootstrap {
-            trust_domain: "a".into(),
-            issuer: "b:1".into(),
-            ..Bootstrap::default()
-        };
+        let expected =
+            Bootstrap { trust_domain: "a".into(), issuer: "b:1".into(), ..Bootstrap::default() };
         assert_eq!(Bootstrap::from_json(text).unwrap(), expected);
     }
 }

@@ -23,7 +23,8 @@ pub enum Grantee {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{}; or spiffe://<trust domain>/ns/<namespace>/sa/* for every service account of a namespace, \
-     and '*' has no other place", crate::ParseSpiffeIdError
+     and '*' has no other place",
+    crate::ParseSpiffeIdError
 )]
 pub struct ParseGranteeError;
 

@@ -23,8 +23,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::plan::CHUNK_BYTES_MAX;
 use self::delete::{Deleter, Left};
+pub(crate) use self::plan::CHUNK_BYTES_MAX;
 use self::upload::Uploader;
 use crate::appender::{AppenderHandle, Failure};
 use crate::chunks::Chunks;

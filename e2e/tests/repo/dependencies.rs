@@ -56,10 +56,7 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ),
     ("orders", &["pyramid-protocol"]),
     ("pyramid-crds", &[]),
-    (
-        "pyramid-operator",
-        &["pyramid-protocol", "pyramid-telemetry", "pyramid-tls", "pyramid-crds"],
-    ),
+    ("pyramid-operator", &["pyramid-protocol", "pyramid-telemetry", "pyramid-tls", "pyramid-crds"]),
 ];
 
 /// Which of our crates may name a heavy package in their manifest.

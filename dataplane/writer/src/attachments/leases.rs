@@ -77,14 +77,12 @@ impl Leases {
             if self.0.contains_key(stream) {
                 continue;
             }
-            let first = able.iter_mut().min_by_key(|(troubled, load, one)| (*troubled, *load, one.id));
+            let first =
+                able.iter_mut().min_by_key(|(troubled, load, one)| (*troubled, *load, one.id));
             let Some((_, load, one)) = first else { break };
             *load += 1;
-            let lease = Lease {
-                holder: one.id,
-                pod: pod_of(one.id).to_owned(),
-                until: one.heard + LEASE,
-            };
+            let lease =
+                Lease { holder: one.id, pod: pod_of(one.id).to_owned(), until: one.heard + LEASE };
             self.0.insert(stream.clone(), lease);
             changed = true;
         }

@@ -282,7 +282,8 @@ mod tests {
     #[test]
     fn objects_wait_for_readers_if_there_can_be_any() {
         let wait = Duration::from_secs(6);
-        let of = |had_uploads| Deleting { index: 5, deleted_ms: 1_000, object_count: 0, had_uploads };
+        let of =
+            |had_uploads| Deleting { index: 5, deleted_ms: 1_000, object_count: 0, had_uploads };
         assert!(!is_due(&of(true), 6_999, wait));
         assert!(is_due(&of(true), 7_000, wait));
         assert!(is_due(&of(false), 1_000, wait));

@@ -53,9 +53,7 @@ impl State {
             Command::ChunkCommitted(command) => self.chunk_committed(command, change),
             Command::SealAbandoned(command) => self.seal_abandoned(command),
             Command::StreamKeyStored(command) => self.stream_key_stored(command, change),
-            Command::StreamObjectsDeleted(command) => {
-                self.stream_objects_deleted(command, change)
-            }
+            Command::StreamObjectsDeleted(command) => self.stream_objects_deleted(command, change),
             Command::InitProducer(command) => self.init_producer(command),
             Command::PutSubscription(command) => self.put_subscription(command, change),
             Command::DeleteSubscription(command) => self.delete_subscription(command, change),
@@ -161,8 +159,7 @@ impl State {
     ) -> Result {
         let id = StreamId::new(command.stream_id).ok_or(ControlRefused::NotFound)?;
         let time_ms = self.time_ms;
-        let stream =
-            self.streams.delete(id, at.index, time_ms).ok_or(ControlRefused::NotFound)?;
+        let stream = self.streams.delete(id, at.index, time_ms).ok_or(ControlRefused::NotFound)?;
         *change = Some(Change::StreamDeleted { stream_id: id, name: stream.name.clone() });
         Ok(ControlOutcome::Deleted)
     }

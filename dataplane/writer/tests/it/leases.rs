@@ -33,7 +33,9 @@ impl Pusher {
     /// The next assignment: each stream that it has, with the life of its lease. Answered with a
     /// report, which renews it.
     async fn told(&mut self) -> Vec<(String, u32)> {
-        let Some(FromWriter::Assignment(told)) = self.hears().await else { panic!("no assignment") };
+        let Some(FromWriter::Assignment(told)) = self.hears().await else {
+            panic!("no assignment")
+        };
         assert_eq!(told.mode(), pb::DeliveryMode::Exclusive);
         let report = |stream: &pb::AssignedStream| pb::StreamReport {
             stream: stream.stream.clone(),

@@ -177,10 +177,8 @@ impl Pod {
         };
         let put = pb::PutStreamsRequest { cluster_id: cluster_id.clone(), streams: vec![stream] };
         self.admin.put_streams(put).await.unwrap();
-        let subscription = pb::PutSubscription {
-            service_accounts: every(),
-            ..subscription("s", 1, &["orders"])
-        };
+        let subscription =
+            pb::PutSubscription { service_accounts: every(), ..subscription("s", 1, &["orders"]) };
         let put = pb::PutSubscriptionsRequest { cluster_id, subscriptions: vec![subscription] };
         let put = self.admin.put_subscriptions(put).await.unwrap().into_inner();
         assert_eq!(put.results[0].refused, None);
@@ -260,9 +258,7 @@ async fn a_pod_that_is_told_to_stop_answers_what_is_open_and_ends_in_time() {
         let mut refused = Vec::new();
         let mut answered = 1;
         let Session { requests, answers } = &mut session;
-        let appending = async {
-            while requests.send(append("orders", &["y"])).await.is_ok() {}
-        };
+        let appending = async { while requests.send(append("orders", &["y"])).await.is_ok() {} };
         let answering = async {
             while let Ok(Some(answer)) = answers.message().await {
                 match answer.answer.unwrap() {

@@ -75,8 +75,7 @@ impl Model {
                 }
             }
             Command::StreamObjectsDeleted(deleted) => {
-                let mut same =
-                    self.streams.iter_mut().filter(|one| one.id == deleted.stream_id);
+                let mut same = self.streams.iter_mut().filter(|one| one.id == deleted.stream_id);
                 match same.next_back() {
                     Some(stream) if stream.alive => Err(ControlRefused::StreamAlive),
                     Some(stream) => {

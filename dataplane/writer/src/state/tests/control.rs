@@ -117,9 +117,8 @@ fn a_deletion_tells_whether_an_upload_may_have_begun() {
 
 #[test]
 fn the_objects_of_a_deleted_stream_are_deleted_once() {
-    let done = |stream_id| {
-        Command::StreamObjectsDeleted(stored::StreamObjectsDeleted { stream_id })
-    };
+    let done =
+        |stream_id| Command::StreamObjectsDeleted(stored::StreamObjectsDeleted { stream_id });
     let mut log = Log::with_orders(1);
     log.command(create("second", 12));
     log.command(delete(12));
