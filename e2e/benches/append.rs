@@ -19,7 +19,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use pyramid_client::append::Options as SessionOptions;
@@ -59,7 +58,7 @@ async fn main() -> anyhow::Result<()> {
     let path = |name: &str| folder.join(name).display().to_string();
     let recipe = Recipe {
         name: "writer".to_owned(),
-        program: program("pyramid-writer").context("build it with `cargo build --release`")?,
+        program: program("pyramid-writer")?,
         arguments: [
             "--data-dir".to_owned(),
             path("data"),

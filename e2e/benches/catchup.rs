@@ -132,7 +132,7 @@ async fn found() -> anyhow::Result<World> {
     ];
     let recipe = Recipe {
         name: "writer".to_owned(),
-        program: program("pyramid-writer").context("build it with `cargo build --release`")?,
+        program: program("pyramid-writer")?,
         arguments: arguments
             .iter()
             .flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()])

@@ -7,8 +7,10 @@
 //!
 //! The programs and the suite are [`identities`] with certificates. Object storage is a real S3 server ([`seaweed`]), behind a proxy that fails on purpose
 //! ([`fault_proxy`]). How much goes over a connection counts a [`counting_proxy`].
+//! A real Kubernetes is a [`cluster`].
 
 pub mod check;
+pub mod cluster;
 pub mod counting_proxy;
 pub mod fault_proxy;
 pub mod history;

@@ -66,20 +66,17 @@ pub fn tell(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }
 
-/// The program of this name that lies beside the running test, where `cargo build --workspace`
-/// puts it.
+/// The program of this name as users get it: the static release build, where `make programs` puts
+/// it.
 ///
 /// # Errors
 /// It is not there.
 pub fn program(name: &str) -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe().context("find this test")?;
-    let profile = test.parent().and_then(Path::parent).context("find the target folder")?;
-    let program = profile.join(name);
-    ensure!(
-        program.is_file(),
-        "{} is not there; build it with `cargo build --workspace`",
-        program.display()
-    );
+    let target = test.ancestors().nth(TARGET_ABOVE_TEST).context("find the target folder")?;
+    let platform = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let program = target.join(platform).join("release").join(name);
+    ensure!(program.is_file(), "{} is not there; build it with `make programs`", program.display());
     Ok(program)
 }
 
@@ -123,6 +120,8 @@ pub struct Recipe {
     pub log: PathBuf,
 }
 
+/// A test lies in `<target>/<profile>/deps`.
+const TARGET_ABOVE_TEST: usize = 3;
 /// A program takes at most so long to serve.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 

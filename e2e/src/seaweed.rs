@@ -350,7 +350,7 @@ impl Drop for Seaweed {
 }
 
 /// The program, as `make tools` installs it.
-fn program() -> anyhow::Result<PathBuf> {
+pub(crate) fn program() -> anyhow::Result<PathBuf> {
     let tools = concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/weed");
     let program = PathBuf::from(tools);
     ensure!(File::open(&program).is_ok(), "SeaweedFS is not there; install it with `make tools`");
@@ -358,7 +358,7 @@ fn program() -> anyhow::Result<PathBuf> {
 }
 
 /// The server's list of users.
-fn identities() -> String {
+pub(crate) fn identities() -> String {
     let identity = |name: &str, credentials: Credentials, actions: &[&str]| {
         serde_json::json!({
             "name": name,

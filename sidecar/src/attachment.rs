@@ -19,10 +19,14 @@ use crate::status::Board;
 const RETRY: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 /// How long the Writer may take to say what is assigned.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the trust bundle in use is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Everything is reported again after this long.
 const REPORT_ALL_EVERY: Duration = Duration::from_secs(10);
 /// Changes are reported at most this often; what happens in between is told with the next report.
 const REPORT_PAUSE: Duration = Duration::from_millis(200);
+/// How long the Writer may take to end an attachment that we have ended.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reports that the connection has not taken yet. If it is full, the next report tells all.
 const REQUESTS_LEN_MAX: usize = 4;
 
@@ -40,10 +44,22 @@ pub(crate) struct Attachment {
 }
 
 /// What the Writer said, and for which time.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Assigned {
     pub(crate) number: u64,
     pub(crate) assignment: pb::Assignment,
+    /// Leases count from here.
+    pub(crate) heard_at: Instant,
+}
+
+/// Why a call has ended.
+enum Ended {
+    /// It was to end.
+    Stopped,
+    /// What it said first is not so any more.
+    Outdated,
+    /// The Writer or the network says so.
+    Refused(Refusal),
 }
 
 impl Attachment {
@@ -53,10 +69,10 @@ impl Attachment {
         let mut said = String::new();
         loop {
             let writer = self.client.writer();
-            let refusal = tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                refusal = self.attach(writer.calls(), &mut backoff) => refusal,
+            let refusal = match self.attach(writer.calls(), &mut backoff, &stop).await {
+                Ended::Stopped => return,
+                Ended::Outdated => continue,
+                Ended::Refused(refusal) => refusal,
             };
             writer.failed(&refusal);
             self.metrics.attach_losses.inc();
@@ -92,16 +108,15 @@ impl Attachment {
         &self,
         mut calls: pb::writer_client::WriterClient<tonic::transport::Channel>,
         backoff: &mut Backoff,
-    ) -> Refusal {
+        stop: &CancellationToken,
+    ) -> Ended {
         let (requests, outgoing) = mpsc::channel(REQUESTS_LEN_MAX);
+        let bundle = self.bundle();
         let hello = pb::AttachHello {
             subscription: self.subscription.to_string(),
             pod: self.pod.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            trust_bundle_sha256: self
-                .tls
-                .as_ref()
-                .map_or_else(String::new, |tls| tls.status().bundle_sha256),
+            trust_bundle_sha256: bundle.clone(),
         };
         send(&requests, Request::Hello(hello));
         let mut changes = self.board.changes();
@@ -110,33 +125,51 @@ impl Attachment {
             let first = messages.message().await?;
             Ok::<_, tonic::Status>((first, messages))
         };
-        let (first, mut messages) = match timeout(OPEN_TIMEOUT, opening).await {
+        let opened = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ended::Stopped,
+            opened = timeout(OPEN_TIMEOUT, opening) => opened,
+        };
+        let (first, mut messages) = match opened {
             Ok(Ok(opened)) => opened,
-            Ok(Err(status)) => return Refusal::from_status(&status),
-            Err(_elapsed) => return lost("no answer in time"),
+            Ok(Err(status)) => return Ended::Refused(Refusal::from_status(&status)),
+            Err(_elapsed) => return Ended::Refused(lost("no answer in time")),
         };
         if let Err(refusal) = self.take(first) {
-            return refusal;
+            return Ended::Refused(refusal);
         }
         backoff.reset();
         let _attached = self.board.attach(&self.subscription);
         let mut everything = interval(REPORT_ALL_EVERY);
         everything.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reported = 0;
         let mut report_at = Instant::now();
         loop {
             tokio::select! {
                 biased;
+                () = stop.cancelled() => {
+                    self.report(&requests, 0);
+                    drop(requests);
+                    leave(&mut messages).await;
+                    return Ended::Stopped;
+                }
                 message = messages.message() => {
                     let taken = match message {
                         Ok(message) => self.take(message),
                         Err(status) => Err(Refusal::from_status(&status)),
                     };
                     if let Err(refusal) = taken {
-                        return refusal;
+                        return Ended::Refused(refusal);
                     }
                 }
                 _ = everything.tick() => reported = self.report(&requests, 0).unwrap_or(0),
+                _ = looks.tick(), if self.tls.is_some() => if self.bundle() != bundle {
+                    drop(requests);
+                    leave(&mut messages).await;
+                    return Ended::Outdated;
+                },
                 // Nothing is lost by waiting first: the version tells what changed meanwhile.
                 () = changed(&mut changes, report_at) => {
                     reported = self.report(&requests, reported).unwrap_or(0);
@@ -146,12 +179,19 @@ impl Attachment {
         }
     }
 
+    /// The digest of whom we believe, for the Writer: an authority is exchanged only when everybody
+    /// believes the new one.
+    fn bundle(&self) -> String {
+        self.tls.as_ref().map_or_else(String::new, |tls| tls.status().bundle_sha256)
+    }
+
     fn assign(&self, assignment: pb::Assignment) {
         let before = self.assignment.borrow().as_ref().map_or(0, |before| before.number);
         let number = before + 1;
         // First, so that what was done before does not count as this.
         self.board.told(&self.subscription, number);
-        self.assignment.send_replace(Some(Assigned { number, assignment }));
+        let heard_at = Instant::now();
+        self.assignment.send_replace(Some(Assigned { number, assignment, heard_at }));
     }
 
     /// Takes what the Writer says.
@@ -171,6 +211,14 @@ impl Attachment {
         let (streams, version) = self.board.reports(&self.subscription, version);
         send(requests, Request::Report(pb::AttachReport { streams })).then_some(version)
     }
+}
+
+/// Waits until the Writer has seen that there are no more reports, so that it gives our leases to
+/// others at once.
+async fn leave(messages: &mut tonic::Streaming<pb::AttachResponse>) {
+    let ended = async { while let Ok(Some(_)) = messages.message().await {} };
+    // A Writer that is away finds out by itself.
+    drop(timeout(LEAVE_TIMEOUT, ended).await);
 }
 
 async fn changed(changes: &mut watch::Receiver<u64>, not_before: Instant) {

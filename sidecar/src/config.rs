@@ -129,6 +129,8 @@ pub struct Timing {
     pub halt_ask: Duration,
     /// How long a unary call to the Writer is retried.
     pub call_timeout: Duration,
+    /// How long a drain waits for the answer to a push.
+    pub drain: Duration,
 }
 
 impl Timing {
@@ -138,6 +140,7 @@ impl Timing {
         idle_ask: Duration::from_secs(30),
         halt_ask: Duration::from_secs(5),
         call_timeout: Duration::from_secs(10),
+        drain: Duration::from_secs(25),
     };
 }
 

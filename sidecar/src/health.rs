@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use pyramid_protocol::Offset;
 use pyramid_telemetry::health::{Answer, BEAT_EVERY, Health, Monitor, Pulse, moves};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::routes::Routes;
 use crate::source::News;
 use crate::status::{Board, LinkStatus};
 
@@ -46,6 +48,8 @@ struct Seen {
     serves: bool,
     stops: bool,
     links: Vec<LinkStatus>,
+    /// Why there is no Writer to attach to yet.
+    waiting_for: Option<String>,
     /// Streams that have never caught up, of how many.
     behind: usize,
     streams: usize,
@@ -62,17 +66,21 @@ fn ready(readiness: Readiness, seen: &Seen) -> Answer {
     }
     match readiness {
         Readiness::Local => Ok(()),
-        Readiness::Connected => connected(&seen.links),
-        Readiness::CaughtUp => connected(&seen.links).and_then(|()| caught_up(seen)),
+        Readiness::Connected => connected(seen),
+        Readiness::CaughtUp => connected(seen).and_then(|()| caught_up(seen)),
     }
 }
 
-fn connected(links: &[LinkStatus]) -> Answer {
+fn connected(seen: &Seen) -> Answer {
+    let links = &seen.links;
     let is_lost =
         |link: &&LinkStatus| link.lost_for.is_none_or(|lost_for| lost_for > ATTACH_LOSS_MAX);
     match links.iter().filter(is_lost).count() {
         0 => Ok(()),
-        lost => Err(format!("{lost} of {} subscriptions are not attached", links.len())),
+        lost => {
+            let why = seen.waiting_for.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            Err(format!("{lost} of {} subscriptions are not attached{why}", links.len()))
+        }
     }
 }
 
@@ -95,6 +103,7 @@ fn has_all(seen: &Seen) -> bool {
 pub(crate) struct Vitals {
     readiness: Readiness,
     board: Board,
+    routes: watch::Receiver<Arc<Routes>>,
     stop: CancellationToken,
     runtime: Pulse,
     monitor: Monitor,
@@ -103,10 +112,16 @@ pub(crate) struct Vitals {
 }
 
 impl Vitals {
-    pub(crate) fn new(readiness: Readiness, board: Board, stop: CancellationToken) -> Self {
+    pub(crate) fn new(
+        readiness: Readiness,
+        board: Board,
+        routes: watch::Receiver<Arc<Routes>>,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             readiness,
             board,
+            routes,
             stop,
             runtime: Pulse::default(),
             monitor: Monitor::new(0),
@@ -137,6 +152,7 @@ impl Vitals {
             serves: self.serves.load(Ordering::Acquire),
             stops: self.stop.is_cancelled(),
             links: self.board.links(),
+            waiting_for: self.routes.borrow().waiting_for().map(str::to_owned),
             behind,
             streams,
             was_caught_up: self.was_caught_up.load(Ordering::Acquire),

@@ -2,21 +2,24 @@
 //!
 //! Served on a loopback address only: the pod is the boundary, and there is no token.
 
+mod sessions;
+mod writer;
+
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
-use pyramid_client::append::{self, AppendSession};
+use pyramid_client::append;
 use pyramid_client::read::{self, Item};
-use pyramid_client::{Client, Reader};
+use pyramid_client::{ByteBudget, Reader};
 use pyramid_protocol::limits::MESSAGE_BYTES_MAX;
 use pyramid_protocol::net::{self, Accept};
-use pyramid_protocol::pb::v1::append_response::Answer;
 use pyramid_protocol::pb::v1::local_server::{Local, LocalServer};
 use pyramid_protocol::pb::v1::read_request::Start;
 use pyramid_protocol::pb::v1::read_response::Item as PbItem;
+use pyramid_protocol::pb::v1::writer_server::WriterServer;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{Batch, Offset, Position, StreamId, StreamName};
 use tokio::sync::watch;
@@ -24,8 +27,10 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::sessions::Sessions;
+use crate::drain::Drain;
 use crate::pusher::Error;
-use crate::source::Reading;
+use crate::routes::{Routes, Upstream};
 use crate::status::{Board, Status as StreamStatus};
 
 /// Longest wait of `WaitApplied`.
@@ -38,14 +43,29 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 /// Answers the application.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
-    client: Client,
-    reading: Reading,
+    routes: watch::Receiver<Arc<Routes>>,
+    /// What reads hold together.
+    memory: ByteBudget,
     board: Board,
+    drain: Drain,
 }
 
 impl Service {
-    pub(crate) fn new(client: Client, reading: Reading, board: Board) -> Self {
-        Self { client, reading, board }
+    pub(crate) fn new(
+        routes: watch::Receiver<Arc<Routes>>,
+        memory: ByteBudget,
+        board: Board,
+        drain: Drain,
+    ) -> Self {
+        Self { routes, memory, board, drain }
+    }
+
+    /// The Writer of a stream, and the stream's whole name.
+    fn route(&self, stream: &str) -> Result<(String, Arc<Upstream>), Refusal> {
+        let routes = self.routes.borrow();
+        let name = routes.whole_name(stream);
+        let upstream = Arc::clone(routes.upstream(&name)?);
+        Ok((name, upstream))
     }
 }
 
@@ -56,11 +76,15 @@ pub(crate) async fn serve(
     accept: impl Accept,
     stop: CancellationToken,
 ) -> Result<(), Error> {
+    let as_writer = WriterServer::new(service.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let service = LocalServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let serving = net::server()
         .add_service(service)
+        .add_service(as_writer)
         .serve_with_incoming_shutdown(net::incoming(accept), stop.clone().cancelled_owned());
     let last_calls = async {
         stop.cancelled().await;
@@ -84,30 +108,19 @@ impl Local for Service {
         &self,
         request: Request<Streaming<pb::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        let options = append::Options::default();
-        let in_flight_max = options.in_flight_max;
-        let session = Arc::new(AppendSession::new(self.client.clone(), options));
-        let requests = request.into_inner();
-        // One after the other into the session, and out in the same order.
-        let pending = stream::unfold((session, requests), |(session, mut requests)| async move {
+        let (sessions, requests) = (Sessions::new(self.clone()), request.into_inner());
+        // One after the other into the sessions, and out in the same order.
+        let pending = stream::unfold((sessions, requests), |(mut sessions, mut requests)| async {
             let pending = match requests.message().await {
-                // The session outlives the requests: it is kept by what waits for an answer.
-                Ok(Some(request)) => Ok((session.append(request).await, Arc::clone(&session))),
+                Ok(Some(request)) => sessions.append(request).await,
                 Ok(None) => return None,
                 Err(status) => Err(status),
             };
-            Some((pending, (session, requests)))
+            Some((pending, (sessions, requests)))
         });
         let answers = pending
-            .map(|pending| async move {
-                let (pending, _session) = pending?;
-                let answer = match pending.await {
-                    Ok(appended) => Answer::Appended(appended),
-                    Err(refusal) => Answer::Refused(refusal),
-                };
-                Ok(pb::AppendResponse { answer: Some(answer) })
-            })
-            .buffered(in_flight_max);
+            .map(|pending| async { Ok(pending?.answer().await) })
+            .buffered(append::Options::default().in_flight_max);
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -115,7 +128,10 @@ impl Local for Service {
         &self,
         request: Request<pb::InitProducerRequest>,
     ) -> Result<Response<pb::InitProducerResponse>, Status> {
-        let answer = self.client.init_producer(request.into_inner()).await;
+        let mut request = request.into_inner();
+        let (name, upstream) = self.route(&request.stream)?;
+        request.stream = name;
+        let answer = upstream.client.init_producer(request).await;
         answer.map(Response::new).map_err(|error| error.into_refusal().into())
     }
 
@@ -123,7 +139,10 @@ impl Local for Service {
         &self,
         request: Request<pb::GetStreamRequest>,
     ) -> Result<Response<pb::StreamInfo>, Status> {
-        let answer = self.client.get_stream(request.into_inner()).await;
+        let mut request = request.into_inner();
+        let (name, upstream) = self.route(&request.stream)?;
+        request.stream = name;
+        let answer = upstream.client.get_stream(request).await;
         answer.map(Response::new).map_err(|error| error.into_refusal().into())
     }
 
@@ -131,8 +150,11 @@ impl Local for Service {
         &self,
         request: Request<pb::ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
-        let options = self.read_options(request.into_inner())?;
-        let reader = Reader::new(self.client.clone(), options);
+        let mut request = request.into_inner();
+        let (name, upstream) = self.route(&request.stream)?;
+        request.stream = name;
+        let options = self.read_options(request, &upstream)?;
+        let reader = Reader::new(upstream.client.clone(), options);
         Ok(Response::new(Box::pin(reader.filter_map(|item| async { read_response(item) }))))
     }
 
@@ -147,6 +169,7 @@ impl Local for Service {
         if wait > WAIT_MAX {
             return Err(invalid("timeout_ms is at most 60000"));
         }
+        let stream = self.routes.borrow().whole_name(&stream);
         let accepted = self.applied(&stream, position, Instant::now() + wait).await?;
         Ok(Response::new(pb::WaitAppliedResponse { accepted: Some(accepted.into()) }))
     }
@@ -158,10 +181,22 @@ impl Local for Service {
         let connected = self.board.is_attached();
         Ok(Response::new(pb::StatusResponse { connected, streams: self.board.all() }))
     }
+
+    async fn drain(
+        &self,
+        _request: Request<pb::DrainRequest>,
+    ) -> Result<Response<pb::DrainResponse>, Status> {
+        self.drain.drain().await;
+        Ok(Response::new(pb::DrainResponse {}))
+    }
 }
 
 impl Service {
-    fn read_options(&self, request: pb::ReadRequest) -> Result<read::Options, Status> {
+    fn read_options(
+        &self,
+        request: pb::ReadRequest,
+        upstream: &Upstream,
+    ) -> Result<read::Options, Status> {
         let pb::ReadRequest {
             stream,
             stream_id,
@@ -196,8 +231,8 @@ impl Service {
             max_records,
             max_bytes,
             min_next_offset: min_next_offset.map(Offset::new),
-            fetcher: self.reading.fetcher.clone(),
-            budget: self.reading.budget.clone(),
+            fetcher: upstream.fetcher.clone(),
+            budget: self.memory.clone(),
             give_up_after: Some(GIVE_UP_AFTER),
             ..read::Options::new(stream, start)
         })

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use pyramid_sidecar::{Config, Ready, config};
+use pyramid_sidecar::{Config, Ready, config, drain, pod};
 use pyramid_telemetry::logs;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -18,11 +18,36 @@ use tokio_util::sync::CancellationToken;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Reads streams of Pyramid and pushes them to the application beside it.
+///
+/// Without a command it runs with the flags below, next to a Writer that it is told.
 #[derive(Debug, clap::Parser)]
-#[command(name = "pyramid-pusher", version)]
+#[command(
+    name = "pyramid-pusher",
+    version,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true
+)]
 struct Command {
+    #[command(subcommand)]
+    part: Option<Part>,
     #[command(flatten)]
     config: config::Args,
+    #[command(flatten)]
+    logs: logs::Args,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Part {
+    /// Run in a pod of Kubernetes, as the injector has set it up.
+    Run(Box<InPod>),
+    /// End the pushes of the pusher that runs in this pod, and wait until they have ended.
+    Drain(drain::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct InPod {
+    #[command(flatten)]
+    config: pod::config::Args,
     #[command(flatten)]
     logs: logs::Args,
 }
@@ -40,18 +65,40 @@ async fn main() -> ExitCode {
         Some(pyramid_sidecar::Error::Task(_) | pyramid_sidecar::Error::Serve { .. }) => {
             ExitCode::FAILURE
         }
+        Some(_) | None if error.is::<drain::Error>() => ExitCode::FAILURE,
         Some(_) | None => ExitCode::from(EX_CONFIG),
     }
 }
 
-async fn run(Command { config, logs }: Command) -> anyhow::Result<()> {
-    logs::start(&logs)?;
-    let config = Config::try_from(config)?;
+async fn run(command: Command) -> anyhow::Result<()> {
     let shutdown = CancellationToken::new();
+    let (sender, ready) = oneshot::channel();
+    match command.part {
+        None => {
+            logs::start(&command.logs)?;
+            let config = Config::try_from(command.config)?;
+            let pusher = pyramid_sidecar::run(config, sender, shutdown.clone());
+            until_told(pusher, ready, shutdown).await
+        }
+        Some(Part::Run(in_pod)) => {
+            logs::start(&in_pod.logs)?;
+            let config = pod::Config::try_from(in_pod.config)?;
+            let environment = pod::Environment::default();
+            let pusher = pod::run(config, environment, sender, shutdown.clone());
+            until_told(pusher, ready, shutdown).await
+        }
+        Some(Part::Drain(args)) => Ok(drain::run(&args).await?),
+    }
+}
+
+/// Runs a pusher until the process is told to end.
+async fn until_told(
+    pusher: impl Future<Output = Result<(), pyramid_sidecar::Error>>,
+    ready: oneshot::Receiver<Ready>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
-    let (sender, ready) = oneshot::channel();
-    let pusher = pyramid_sidecar::run(config, sender, shutdown.clone());
     let tell = async {
         if let Ok(Ready { local, ops }) = ready.await {
             let named = |name, address: Option<SocketAddr>| {
@@ -72,5 +119,37 @@ async fn run(Command { config, logs }: Command) -> anyhow::Result<()> {
     tokio::select! {
         ended = pusher => Ok(ended?),
         () = tell => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(arguments: &[&str]) -> Result<&'static str, clap::error::ErrorKind> {
+        let command = Command::try_parse_from([&["pyramid-pusher"], arguments].concat());
+        command.map_err(|error| error.kind()).map(|command| match command.part {
+            None => "flags",
+            Some(Part::Run(_)) => "run",
+            Some(Part::Drain(_)) => "drain",
+        })
+    }
+
+    #[test]
+    fn the_flags_of_one_part_are_not_those_of_another() {
+        use clap::error::ErrorKind::{MissingRequiredArgument, UnknownArgument};
+        let in_pod = ["run", "--pod-name", "p-0", "--pod-namespace", "shop"];
+        let plain = ["--writer", "a:1", "--subscriptions", "s"];
+        for (arguments, expected) in [
+            (&in_pod[..], Ok("run")),
+            (&in_pod[..3], Err(MissingRequiredArgument)),
+            (&["drain"], Ok("drain")),
+            (&plain, Ok("flags")),
+            (&plain[..2], Err(MissingRequiredArgument)),
+            (&[], Err(MissingRequiredArgument)),
+            (&["drain", "--writer", "a:1"], Err(UnknownArgument)),
+        ] {
+            assert_eq!(part(arguments), expected, "{arguments:?}");
+        }
     }
 }

@@ -1,35 +1,34 @@
-//! The pusher: one attachment per subscription, one worker per stream.
+//! The pusher: its parts, and how they start and end together.
+//!
+//! Where everything is comes from the [`Routes`] that are current: fixed from the settings here, and
+//! changing with its namespace in a pod (`pod`).
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pyramid_client::{ByteBudget, Client, connection};
 use pyramid_protocol::limits::PUSHER_BYTES_MAX;
 use pyramid_protocol::net::{self, Accept, Connect, TcpAccept, TcpConnect};
-use pyramid_protocol::pb::v1::{self as pb, PushState, StartFrom};
-use pyramid_protocol::{Entropy, StreamName, SystemClock, SystemEntropy};
+use pyramid_protocol::{Entropy, SystemClock, SystemEntropy};
 use pyramid_storage::{Fetcher, HttpSettings, TrustError};
-use pyramid_telemetry::metrics::{Certificate, Registry};
+use pyramid_telemetry::metrics::{Certificate, Registry, WatchCertificate};
 use pyramid_telemetry::ops;
 use pyramid_tls::{Status, Tls};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::application::Application;
-use crate::attachment::{Assigned, Attachment};
-use crate::config::{Config, Subscription};
-use crate::health::Vitals;
+use crate::config::{Config, Timing};
+use crate::drain::Drain;
+use crate::health::{Readiness, Vitals};
 use crate::in_flight::{IN_FLIGHT_BYTES_MAX, InFlight};
 use crate::local;
 use crate::metrics::Metrics;
-use crate::source::Reading;
-use crate::status::{Board, Place};
-use crate::stream_worker::{Settings, Shared, StreamWorker};
+use crate::routes::{Delivery, Routes, Upstream};
+use crate::status::Board;
+use crate::subscription::Subscribed;
 
 /// Of the bytes that a pusher may hold, those that are still in the windows of connections and in
 /// the frames that are opened ahead of a reader.
@@ -126,6 +125,9 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+    /// Give an address.
+    #[error("there is no address to listen on")]
+    NoAddress,
     /// The `Local` service has ended.
     #[error("serve on {address}")]
     Serve {
@@ -195,7 +197,7 @@ impl Ports {
     }
 }
 
-async fn listen(address: Option<SocketAddr>) -> Result<Option<Port>, Error> {
+pub(crate) async fn listen(address: Option<SocketAddr>) -> Result<Option<Port>, Error> {
     let Some(address) = address else { return Ok(None) };
     let listen = |source| Error::Listen { address, source };
     let accept = TcpAccept::bind(address).await.map_err(listen)?;
@@ -216,60 +218,109 @@ pub async fn run_with(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let Config { writers, subscriptions, pod, timing, pushes_max, readiness, .. } = config;
-    let metrics = Metrics::default();
-    let client = Client::new(connection::Options {
-        addresses: writers,
-        connect: environment.connect,
-        entropy: environment.entropy,
-        call_timeout: timing.call_timeout,
-    })
-    .map_err(Error::Writer)?;
-    let names = subscriptions.iter().map(|subscription| subscription.name.as_str().into());
-    let board = Board::new(names);
-    let reading = Reading {
-        client: client.clone(),
-        fetcher: Some(environment.fetcher),
-        budget: ByteBudget::new(bytes(READ_AHEAD_BYTES)),
-        metrics: metrics.clone(),
-    };
-    let shared = Shared {
-        reading,
-        board: board.clone(),
-        turns: Arc::new(Semaphore::new(pushes_max)),
-        in_flight: InFlight::default(),
+    let Environment { connect, connect_application, entropy, fetcher, tls } = environment;
+    let call_timeout = timing.call_timeout;
+    let options = connection::Options { addresses: writers, connect, entropy, call_timeout };
+    let client = Client::new(options).map_err(Error::Writer)?;
+    let upstream =
+        Arc::new(Upstream { writer: "".into(), client, fetcher: Some(fetcher), tls: tls.clone() });
+    let mut names: Vec<Arc<str>> = Vec::new();
+    let mut deliveries = Vec::new();
+    for subscription in subscriptions {
+        let name: Arc<str> = subscription.name.into();
+        names.push(Arc::clone(&name));
+        let upstream = Arc::clone(&upstream);
+        deliveries.push((name, Delivery { upstream, application: subscription.application }));
+    }
+    let (_fixed, routes) = watch::channel(Arc::new(Routes::fixed(upstream, deliveries)));
+    let mut parts = Parts {
+        routes,
+        subscriptions: names,
+        connect_application,
+        pod,
+        readiness,
+        pushes_max,
         timing,
+        certificate: Arc::new({
+            let tls = tls.clone();
+            move || tls.as_ref().map(certificate)
+        }),
+        tasks: JoinSet::new(),
+        stop: shutdown.child_token(),
     };
-    let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
-    // Ends everything when one task ends, so that none is left half running.
-    let stop = shutdown.child_token();
-    let vitals = Arc::new(Vitals::new(readiness, board.clone(), stop.clone()));
-    let Ports { local, ops } = ports;
-    let tls = environment.tls;
-    let registry = {
-        let tls = tls.clone();
-        metrics.registry(board.clone(), Arc::new(move || tls.as_ref().map(certificate)))
-    };
-    let (mut watching, ops) = watch_all(ops, &vitals, registry);
-    if let Some(tls) = tls.clone() {
-        let stop = stop.clone();
-        tasks.spawn(async move {
+    if let Some(tls) = tls {
+        let stop = parts.stop.clone();
+        parts.tasks.spawn(async move {
             tls.watch(pyramid_tls::WATCH_EVERY, stop).await;
             Ok(())
         });
     }
+    serve(parts, ports, ready, shutdown).await
+}
+
+/// What a pusher is put together from.
+pub(crate) struct Parts {
+    /// Where everything is now. Its sender lives as long as the pusher.
+    pub(crate) routes: watch::Receiver<Arc<Routes>>,
+    /// Names of all subscriptions, also of those that have no route yet.
+    pub(crate) subscriptions: Vec<Arc<str>>,
+    pub(crate) connect_application: Arc<dyn Connect>,
+    pub(crate) pod: String,
+    pub(crate) readiness: Readiness,
+    pub(crate) pushes_max: usize,
+    pub(crate) timing: Timing,
+    pub(crate) certificate: WatchCertificate,
+    /// What keeps the routes up to date.
+    pub(crate) tasks: JoinSet<Result<(), Error>>,
+    /// Ends everything when one task ends, so that none is left half running.
+    pub(crate) stop: CancellationToken,
+}
+
+/// Runs a pusher until `shutdown`.
+pub(crate) async fn serve(
+    parts: Parts,
+    ports: Ports,
+    ready: oneshot::Sender<Ready>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let Parts { routes, subscriptions, readiness, pushes_max, timing, mut tasks, stop, .. } = parts;
+    let Ports { local, ops } = ports;
+    let metrics = Metrics::default();
+    let board = Board::new(subscriptions.iter().cloned());
+    let drain = Drain::new(&stop, subscriptions.len(), timing.drain);
+    let vitals =
+        Arc::new(Vitals::new(readiness, board.clone(), routes.clone(), drain.pushing().clone()));
+    let registry = metrics.registry(board.clone(), parts.certificate);
+    let (mut watching, ops) = watch_all(ops, &vitals, registry);
+    let budget = ByteBudget::new(bytes(READ_AHEAD_BYTES));
     // One more for the readers of the local service.
-    let parts = subscriptions.len() + 1;
-    for subscription in subscriptions {
-        // Turns and memory of its own: an application that hangs takes none from another one.
-        let turns = Arc::new(Semaphore::new(pushes_max));
-        let reading = part_of(&shared.reading, parts);
-        let shared = Shared { turns, reading, ..shared.clone() };
-        let connect = Arc::clone(&environment.connect_application);
-        let pod = Pod { name: pod.clone(), tls: tls.clone() };
-        tasks.spawn(serve_subscription(shared, subscription, connect, pod, stop.clone())?);
+    let memory = part_of(&budget, subscriptions.len() + 1);
+    let in_flight = InFlight::default();
+    for name in subscriptions {
+        let subscribed = Subscribed {
+            name,
+            routes: routes.clone(),
+            connect: Arc::clone(&parts.connect_application),
+            pod: parts.pod.clone(),
+            board: board.clone(),
+            metrics: metrics.clone(),
+            // Turns and memory of its own: an application that hangs takes none from another one.
+            memory: memory(),
+            turns: Arc::new(Semaphore::new(pushes_max)),
+            in_flight: in_flight.clone(),
+            timing,
+            drain: drain.clone(),
+        };
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            subscribed.run().await?;
+            // Drained, it has nothing more to do while the others go on.
+            stop.cancelled().await;
+            Ok(())
+        });
     }
     let local = local.map(|(address, accept)| {
-        let service = local::Service::new(client, part_of(&shared.reading, parts), board);
+        let service = local::Service::new(routes, memory(), board, drain);
         tasks.spawn(local::serve(service, address, accept, stop.clone()));
         address
     });
@@ -306,188 +357,20 @@ fn watch_all(
     (watching, address)
 }
 
-/// What a pusher says of itself to the Writer.
-struct Pod {
-    name: String,
-    tls: Option<Tls>,
-}
-
-/// Keeps one subscription attached and pushes its streams, until it is stopped.
-///
-/// # Errors
-///
-/// [`Error::Application`].
-fn serve_subscription(
-    shared: Shared,
-    subscription: Subscription,
-    connect: Arc<dyn Connect>,
-    pod: Pod,
-    stop: CancellationToken,
-) -> Result<impl Future<Output = Result<(), Error>> + Send + 'static, Error> {
-    let Subscription { name, application } = subscription;
-    let application = Application::new(connect, &application)
-        .map_err(|_invalid| Error::Application { address: application.clone() })?;
-    let (assignment, assigned) = watch::channel(None);
-    let subscription: Arc<str> = name.into();
-    let attachment = Attachment {
-        client: shared.reading.client.clone(),
-        board: shared.board.clone(),
-        subscription: Arc::clone(&subscription),
-        pod: pod.name,
-        tls: pod.tls,
-        assignment,
-        metrics: shared.reading.metrics.clone(),
-    };
-    let workers = Workers::new(shared, subscription, application);
-    Ok(async move {
-        let ((), worked) =
-            tokio::join!(attachment.run(stop.clone()), workers.run(assigned, stop.clone()));
-        worked
-    })
-}
-
-fn certificate(tls: &Tls) -> Certificate {
+/// What metrics tell of the certificate in use.
+pub(crate) fn certificate(tls: &Tls) -> Certificate {
     let Status { not_after_ms, reloads, reload_failures, .. } = tls.status();
     Certificate { not_after_ms, reloads, reload_failures }
 }
 
-/// The memory of one of so many parts.
-fn part_of(reading: &Reading, parts: usize) -> Reading {
+/// Makes the memory of one of so many parts.
+fn part_of(budget: &ByteBudget, parts: usize) -> impl Fn() -> ByteBudget {
     let reserve = RESERVE_BYTES.checked_div(parts).unwrap_or(RESERVE_BYTES);
     let chunks_max = CHUNKS_MAX.checked_div(parts).unwrap_or(CHUNKS_MAX);
-    Reading { budget: reading.budget.part(bytes(reserve), chunks_max), ..reading.clone() }
+    let budget = budget.clone();
+    move || budget.part(bytes(reserve), chunks_max)
 }
 
 fn bytes(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
-/// The workers of one subscription.
-struct Workers {
-    shared: Shared,
-    subscription: Arc<str>,
-    application: Application,
-    running: BTreeMap<StreamName, Running>,
-    tasks: JoinSet<StreamName>,
-}
-
-struct Running {
-    settings: watch::Sender<Settings>,
-    stop: CancellationToken,
-}
-
-impl Workers {
-    fn new(shared: Shared, subscription: Arc<str>, application: Application) -> Self {
-        Self { shared, subscription, application, running: BTreeMap::new(), tasks: JoinSet::new() }
-    }
-
-    /// Keeps one worker for each assigned stream, until it is stopped and all have ended.
-    async fn run(
-        mut self,
-        mut assigned: watch::Receiver<Option<Assigned>>,
-        stop: CancellationToken,
-    ) -> Result<(), Error> {
-        let mut is_first = true;
-        loop {
-            let assignment = assigned.borrow_and_update().clone();
-            if let Some(Assigned { number, assignment }) = assignment {
-                self.agree(&assignment, &stop);
-                self.shared.board.agreed(&self.subscription, number);
-                if std::mem::take(&mut is_first) {
-                    self.shared.board.assigned();
-                }
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                changed = assigned.changed() => if changed.is_err() { break },
-                Some(ended) = self.tasks.join_next() => self.ended(ended)?,
-            }
-        }
-        while let Some(ended) = self.tasks.join_next().await {
-            self.ended(ended)?;
-        }
-        Ok(())
-    }
-
-    /// A worker that was stopped may have to be started again by now; the next agreement does it.
-    fn ended(&mut self, ended: Result<StreamName, JoinError>) -> Result<(), Error> {
-        let stream = ended.map_err(Error::Task)?;
-        self.running.remove(&stream);
-        self.shared.board.remove(&self.place(&stream));
-        Ok(())
-    }
-
-    /// Starts, changes and stops workers.
-    fn agree(&mut self, assignment: &pb::Assignment, stop: &CancellationToken) {
-        let push_timeout = match assignment.ack_timeout_ms {
-            0 => self.shared.timing.push_timeout,
-            ms => Duration::from_millis(ms.into()),
-        };
-        let start_from = match assignment.start_from() {
-            StartFrom::Latest => StartFrom::Latest,
-            StartFrom::Earliest | StartFrom::Unspecified => StartFrom::Earliest,
-        };
-        let mut wanted = BTreeMap::new();
-        for assigned in &assignment.streams {
-            let Ok(stream) = assigned.stream.parse::<StreamName>() else {
-                tracing::error!(
-                    "the Writer assigned {:?}, which is no stream name",
-                    assigned.stream
-                );
-                continue;
-            };
-            let settings = assigned.stream_id.map(|stream_id| Settings {
-                stream_id,
-                start_from,
-                paused: assignment.paused,
-                push_timeout,
-            });
-            wanted.insert(stream, settings);
-        }
-        for (stream, running) in &self.running {
-            if !matches!(wanted.get(stream), Some(Some(_))) {
-                running.stop.cancel();
-            }
-        }
-        for (stream, settings) in wanted {
-            match (settings, self.running.get(&stream)) {
-                (Some(settings), Some(running)) => {
-                    running
-                        .settings
-                        .send_if_modified(|now| std::mem::replace(now, settings) != settings);
-                }
-                (Some(settings), None) => self.start(stream, settings, stop),
-                (None, Some(_)) => {}
-                (None, None) => {
-                    self.shared.board.update(&self.place(&stream), |status| {
-                        status.state = PushState::Retrying;
-                        "the stream does not exist".clone_into(&mut status.message);
-                    });
-                }
-            }
-        }
-    }
-
-    fn start(&mut self, stream: StreamName, settings: Settings, stop: &CancellationToken) {
-        self.shared.board.update(&self.place(&stream), |status| status.state = PushState::Asking);
-        let (settings, heard) = watch::channel(settings);
-        let stop = stop.child_token();
-        let worker = StreamWorker::new(
-            self.shared.clone(),
-            self.place(&stream),
-            self.application.clone(),
-            heard,
-            stop.clone(),
-        );
-        self.running.insert(stream.clone(), Running { settings, stop });
-        self.tasks.spawn(async move {
-            worker.run().await;
-            stream
-        });
-    }
-
-    fn place(&self, stream: &StreamName) -> Place {
-        Place { subscription: Arc::clone(&self.subscription), stream: stream.clone() }
-    }
 }

@@ -163,6 +163,12 @@ impl Board {
         }
     }
 
+    /// Nothing of a subscription is pushed now.
+    pub(crate) fn clear(&self, subscription: &str) {
+        self.statuses().retain(|place, _| &*place.subscription != subscription);
+        self.0.version.send_modify(|version| *version += 1);
+    }
+
     /// What readiness is decided from.
     pub(crate) fn links(&self) -> Vec<LinkStatus> {
         let links = self.0.links.values().map(|link| {
@@ -176,16 +182,25 @@ impl Board {
         links.collect()
     }
 
-    /// How many streams there are, and how many of them have never caught up.
+    /// How many streams there are, and how many of them have never caught up. One that another
+    /// pusher pushes is as good as caught up: a pod that stands by is what it shall be.
     pub(crate) fn behind(&self) -> (usize, usize) {
         let statuses = self.statuses();
         let caught_up = self.0.caught_up.lock().unwrap_or_else(PoisonError::into_inner);
-        let behind = statuses.keys().filter(|place| !caught_up.contains(place)).count();
+        let is_behind = |(place, status): &(&Place, &Status)| {
+            status.state != PushState::Standby && !caught_up.contains(*place)
+        };
+        let behind = statuses.iter().filter(is_behind).count();
         (statuses.len(), behind)
     }
 
-    /// One subscription has heard for the first time which streams it has, and all are on the board.
-    pub(crate) fn assigned(&self) {
+    /// A subscription has heard which streams it has, and all are on the board. Only its first time
+    /// counts.
+    pub(crate) fn assigned(&self, subscription: &str) {
+        let link = self.0.links.get(subscription);
+        if link.is_none_or(|link| link.was_assigned.swap(true, Ordering::AcqRel)) {
+            return;
+        }
         self.0.unassigned.send_modify(|unassigned| *unassigned = unassigned.saturating_sub(1));
         self.0.version.send_modify(|version| *version += 1);
     }
@@ -208,6 +223,7 @@ struct Link {
     /// Which assignment was told last, and which one is done.
     told: AtomicU64,
     agreed: AtomicU64,
+    was_assigned: AtomicBool,
 }
 
 /// How one subscription stands.

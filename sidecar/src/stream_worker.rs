@@ -1,6 +1,7 @@
 //! One stream of one subscription: ask, read, push, decide, repeat.
 
 mod reading;
+mod standby;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::application::{self, Application};
 use crate::backoff::Waits;
 use crate::config::Timing;
+use crate::drain::Drain;
 use crate::in_flight::InFlight;
+use crate::lease::{self, Lease};
 use crate::negotiation::{Halt, Pushed, Step};
 use crate::source::{Load, Reading, Source};
 use crate::status::{Board, Place};
@@ -25,8 +28,6 @@ use crate::status::{Board, Place};
 const FAILURES_WITH_READ_AHEAD_MAX: u32 = 3;
 /// So is what was read ahead before a longer wait than this.
 const WAIT_WITH_READ_AHEAD_MAX: Duration = Duration::from_secs(1);
-/// A push that is on its way when the worker is stopped has this long to be answered.
-const LAST_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What an assignment says of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) turns: Arc<Semaphore>,
     pub(crate) in_flight: InFlight,
     pub(crate) timing: Timing,
+    pub(crate) drain: Drain,
 }
 
 /// Pushes one stream.
@@ -55,6 +57,7 @@ pub(crate) struct StreamWorker {
     place: Place,
     application: Application,
     settings: watch::Receiver<Settings>,
+    lease: watch::Receiver<Lease>,
     losses: watch::Receiver<u64>,
     stop: CancellationToken,
 
@@ -86,6 +89,7 @@ impl StreamWorker {
         place: Place,
         application: Application,
         settings: watch::Receiver<Settings>,
+        lease: watch::Receiver<Lease>,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -94,6 +98,7 @@ impl StreamWorker {
             place,
             application,
             settings,
+            lease,
             stop,
             stored: None,
             must_ask: true,
@@ -116,6 +121,9 @@ impl StreamWorker {
             self.must_ask = true;
             self.say(PushState::Paused, String::new());
             return self.pause(None).await;
+        }
+        if !self.has_lease() {
+            return self.stand_by().await;
         }
         if self.losses.has_changed().unwrap_or(false) {
             self.must_ask = true;
@@ -195,6 +203,7 @@ impl StreamWorker {
                 self.losses.mark_changed();
             },
             changed = self.settings.changed() => changed.map_err(|_gone| Stopped)?,
+            () = lease::lost(&mut self.lease) => {}
             () = sleep_until(ask_at) => {}
         }
         self.must_ask = true;
@@ -223,6 +232,7 @@ impl StreamWorker {
             () = source.fill() => {}
             changed = self.losses.changed() => self.must_ask |= changed.is_ok(),
             changed = self.settings.changed() => changed.map_err(|_gone| Stopped)?,
+            () = lease::lost(&mut self.lease) => {}
             () = sleep_until(ask_at) => self.must_ask = true,
         }
         Ok(())
@@ -236,6 +246,10 @@ impl StreamWorker {
             () = self.stop.cancelled() => return Err(Stopped),
             turn = turns.acquire() => turn,
         };
+        if !self.has_lease() {
+            // It was lost while others had their turn; the next one stands by.
+            return Ok(Pushing::Failed);
+        }
         if load.records > 0 {
             let known = self.source.as_ref().map_or(load.next.offset, Source::stream_next);
             self.shared.board.update(&self.place, |status| {
@@ -260,7 +274,8 @@ impl StreamWorker {
                     biased;
                     answer = &mut answer => break Some(answer),
                     () = self.stop.cancelled() => {
-                        break timeout(LAST_ANSWER_TIMEOUT, &mut answer).await.ok();
+                        let wait = self.shared.drain.last_answer_timeout();
+                        break timeout(wait, &mut answer).await.ok();
                     }
                     () = fill(source) => {}
                 }
@@ -417,6 +432,7 @@ impl StreamWorker {
             biased;
             () = self.stop.cancelled() => Err(Stopped),
             changed = self.settings.changed() => changed.map_err(|_gone| Stopped),
+            () = lease::lost(&mut self.lease), if until.is_some() => Ok(()),
             () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => Ok(()),
         }
     }

@@ -1,7 +1,8 @@
 //! Which Writer a command means, how to reach it, and as whom.
 //!
-//! In this order: `--writer`; the `pyramid dev` that runs on the data directory; the default port of
-//! this machine, but only if nothing was named: a command never acts on another Writer than the one
+//! In this order: `--writer`; the data directory that was named; the pusher of this pod; the
+//! `pyramid dev` that runs on the default data directory; the default port of this machine, but only
+//! if nothing was named: a command never acts on another Writer than the one
 //! that is meant. A `pyramid dev` says where its certificates are, another Writer needs `--tls`;
 //! without it only a Writer of this machine is spoken to, in clear.
 
@@ -61,6 +62,19 @@ pub(crate) struct Args {
     /// current directory.
     #[arg(long, global = true, env = "PYRAMID_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
+
+    /// In a pod of Kubernetes: where its pusher takes appends and reads.
+    #[arg(long, global = true, env = "PYRAMID_APPEND_ENDPOINT", value_name = "URL")]
+    local: Option<String>,
+}
+
+/// Who can change what a refusal is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// This command.
+    Command,
+    /// The objects of a cluster.
+    Cluster,
 }
 
 /// How chunks are fetched, for commands that read.
@@ -95,6 +109,7 @@ pub(crate) struct Target {
     admin: Option<String>,
     tls: Option<Credentials>,
     dev: Option<Running>,
+    remedy: Remedy,
 }
 
 /// The directories of certificates that a command uses.
@@ -128,14 +143,27 @@ impl Args {
         self.data_dir.as_deref().unwrap_or(Path::new(DATA_DIR))
     }
 
+    /// Who can change what a refusal is about.
+    pub(crate) fn remedy(&self) -> Remedy {
+        if self.pusher().is_some() { Remedy::Cluster } else { Remedy::Command }
+    }
+
+    /// The pusher of this pod, unless something else is named.
+    fn pusher(&self) -> Option<&str> {
+        self.local.as_deref().filter(|_| self.writer.is_empty() && self.data_dir.is_none())
+    }
+
     /// Decides which Writer is meant.
     pub(crate) fn target(self) -> anyhow::Result<Target> {
-        let Self { writer, admin, tls, data_dir } = self;
+        if let Some(url) = self.pusher() {
+            return Target::of_pusher(url);
+        }
+        let Self { writer, admin, tls, data_dir, local: _ } = self;
         let tls = tls.as_deref().map(Credentials::find);
         if !writer.is_empty() {
             let is_default = writer.iter().all(|address| address == WRITER);
             let admin = admin.or_else(|| is_default.then(|| ADMIN.to_owned()));
-            return Ok(Target { writers: writer, admin, tls, dev: None });
+            return Ok(Target { writers: writer, admin, tls, dev: None, remedy: Remedy::Command });
         }
         let is_named = data_dir.is_some();
         let data_dir = data_dir.unwrap_or_else(|| DATA_DIR.into());
@@ -145,12 +173,14 @@ impl Args {
                 admin: admin.or_else(|| Some(dev.admin.to_string())),
                 tls: tls.or_else(|| Some(Credentials::find(&dev.tls))),
                 dev: Some(dev),
+                remedy: Remedy::Command,
             },
             None => Target {
                 writers: vec![WRITER.to_owned()],
                 admin: admin.or_else(|| Some(ADMIN.to_owned())),
                 tls,
                 dev: None,
+                remedy: Remedy::Command,
             },
         })
     }
@@ -167,6 +197,25 @@ impl Args {
 }
 
 impl Target {
+    /// The pusher of this pod.
+    ///
+    /// # Errors
+    ///
+    /// The URL leads elsewhere.
+    fn of_pusher(url: &str) -> anyhow::Result<Self> {
+        let address = url.strip_prefix("http://").map(|address| address.trim_end_matches('/'));
+        let address = address.filter(|address| net::is_loopback(address)).with_context(|| {
+            format!("--local {url} is no pusher of this pod; give http://127.0.0.1:7410")
+        })?;
+        let writers = vec![address.to_owned()];
+        Ok(Self { writers, admin: None, tls: None, dev: None, remedy: Remedy::Cluster })
+    }
+
+    /// Who can change what a refusal is about.
+    pub(crate) fn remedy(&self) -> Remedy {
+        self.remedy
+    }
+
     /// A client of a Writer that answers.
     ///
     /// # Errors
@@ -184,7 +233,10 @@ impl Target {
                 break;
             }
         }
-        answers.map_err(|error| explain_absent(error, ""))?;
+        answers.map_err(|error| match self.remedy {
+            Remedy::Command => explain_absent(error, ""),
+            Remedy::Cluster => anyhow!("the pusher of this pod: {error}"),
+        })?;
         let options =
             connection::Options { connect, ..connection::Options::tcp(self.writers.clone()) };
         Ok(Client::new(options)?)
@@ -196,6 +248,12 @@ impl Target {
     ///
     /// Nothing answers there, or not to this caller.
     pub(crate) async fn admin(&self) -> anyhow::Result<Admin> {
+        if self.remedy == Remedy::Cluster {
+            bail!(
+                "on a cluster the Stream object says which streams there are and who may use them; \
+                 see `kubectl get streams` and `kubectl edit stream`"
+            );
+        }
         let admin = self.admin.as_ref().context(
             "--writer does not say where the Writer's Admin service is; give --admin with its \
              address",
@@ -308,15 +366,31 @@ pub(crate) fn refused(status: Status) -> anyhow::Error {
 }
 
 /// A refused call about a stream, with what to do.
-pub(crate) fn explain(stream: &StreamName, error: connection::Error) -> anyhow::Error {
+pub(crate) fn explain(
+    stream: &StreamName,
+    remedy: Remedy,
+    error: connection::Error,
+) -> anyhow::Error {
     match error {
-        connection::Error::Refused(refusal) => explain_refusal(stream, &refusal),
+        connection::Error::Refused(refusal) => explain_refusal(stream, remedy, &refusal),
         connection::Error::Address { .. } | connection::Error::NoAnswer { .. } => error.into(),
     }
 }
 
 /// A refusal about a stream, with what to do.
-pub(crate) fn explain_refusal(stream: &StreamName, refusal: &Refusal) -> anyhow::Error {
+pub(crate) fn explain_refusal(
+    stream: &StreamName,
+    remedy: Remedy,
+    refusal: &Refusal,
+) -> anyhow::Error {
+    if remedy == Remedy::Cluster {
+        let message = &refusal.message;
+        return if refusal.reason() == Reason::Denied {
+            anyhow!("{message}; the Stream object names who may, see `kubectl get stream -o yaml`")
+        } else {
+            anyhow!("{message}")
+        };
+    }
     // Nothing tells a stream that is not there from one on which the caller has no right.
     if refusal.reason() == Reason::NotFound {
         return anyhow!(
@@ -343,79 +417,4 @@ pub(crate) fn explain_missing(stream: &StreamName) -> anyhow::Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_machine_is_spoken_to_in_clear() {
-        for address in ["127.0.0.1:7400", "127.9.9.9:1", "[::1]:7400", "localhost:7400"] {
-            assert!(plain(&[address.to_owned()]).is_ok(), "{address}");
-        }
-        for address in ["10.0.0.1:7400", "[::]:7400", "0.0.0.0:1", "writer:7400", "localhost.a:1"] {
-            let here = "127.0.0.1:7400".to_owned();
-            let error = plain(&[here, address.to_owned()]).err().unwrap().to_string();
-            assert!(error.starts_with(address) && error.contains("give --tls"), "{error}");
-        }
-    }
-
-    #[test]
-    fn chunks_are_fetched_as_flags_say_and_else_as_the_dev_does() {
-        let address = "127.0.0.1:1".parse().unwrap();
-        let dev = |ca: Option<&str>, http| Running {
-            pid: 1,
-            cluster_id: String::new(),
-            writer: address,
-            admin: address,
-            local: address,
-            ops: None,
-            pusher_ops: None,
-            tls: PathBuf::new(),
-            object_store: "s3://orders".to_owned(),
-            objects: None,
-            object_store_ca: ca.map(PathBuf::from),
-            object_store_http: http,
-            kek_file: PathBuf::new(),
-        };
-        let flags = |ca: Option<&str>, http| ChunkArgs {
-            object_store_ca: ca.map(PathBuf::from),
-            object_store_http: http,
-        };
-        let of_dev = Some(dev(Some("dev.pem"), false));
-        for (flags, dev, ca, http) in [
-            (flags(None, false), None, None, false),
-            (flags(Some("a.pem"), false), None, Some("a.pem"), false),
-            (flags(None, true), None, None, true),
-            (flags(None, false), of_dev.clone(), Some("dev.pem"), false),
-            (flags(Some("a.pem"), true), of_dev, Some("a.pem"), true),
-            (flags(None, false), Some(dev(None, true)), None, true),
-        ] {
-            let expected = HttpSettings { ca_file: ca.map(PathBuf::from), allows_plain_http: http };
-            assert_eq!(flags.settings(dev.as_ref()), expected);
-        }
-    }
-
-    #[test]
-    fn authorities_that_were_named_must_be_there() {
-        let target = Target { writers: Vec::new(), admin: None, tls: None, dev: None };
-        assert!(target.fetcher(ChunkArgs::default()).is_ok());
-        let folder = tempfile::tempdir().unwrap();
-        let missing = ChunkArgs {
-            object_store_ca: Some(folder.path().join("ca.pem")),
-            object_store_http: false,
-        };
-        let error = format!("{:#}", target.fetcher(missing).unwrap_err());
-        assert!(error.starts_with("--object-store-ca: "), "{error}");
-    }
-
-    #[test]
-    fn a_directory_of_a_dev_has_one_identity_for_records_and_one_for_admin() {
-        let dev = tempfile::tempdir().unwrap();
-        let one = Credentials { user: dev.path().to_owned(), operator: dev.path().to_owned() };
-        assert_eq!(Credentials::find(dev.path()), one);
-        let (user, operator) = (dev.path().join("user"), dev.path().join("operator"));
-        std::fs::create_dir(&user).unwrap();
-        assert_eq!(Credentials::find(dev.path()), Credentials { user, operator });
-        std::fs::write(dev.path().join("tls.crt"), "").unwrap();
-        assert_eq!(Credentials::find(dev.path()), one);
-    }
-}
+mod tests;

@@ -104,6 +104,8 @@ struct Shared {
 
 /// Which replica is asked now.
 struct Target {
+    /// `host:port` of the replicas that are tried in turn.
+    addresses: Vec<String>,
     address: String,
     /// Rises whenever another replica is chosen.
     generation: u64,
@@ -134,18 +136,35 @@ impl Client {
     ///
     /// [`Error::Address`].
     pub fn new(options: Options) -> Result<Self, Error> {
-        let address = options.addresses.first().cloned().unwrap_or_default();
-        let mut channels = HashMap::new();
-        for address in &options.addresses {
-            let channel = net::channel(Arc::clone(&options.connect), address)
-                .map_err(|_invalid| Error::Address { address: address.clone() })?;
-            channels.insert(address.clone(), channel);
-        }
-        if channels.is_empty() {
-            return Err(Error::Address { address });
-        }
-        let target = Mutex::new(Target { address, generation: 0, next: 1, channels });
+        let addresses = options.addresses.clone();
+        let channels = channels(&options.connect, &addresses)?;
+        let address = addresses.first().cloned().unwrap_or_default();
+        let target = Mutex::new(Target { addresses, address, generation: 0, next: 1, channels });
         Ok(Self { shared: Arc::new(Shared { options, target }) })
+    }
+
+    /// Tries replicas at these addresses from now on. A replica that answers and is still among them
+    /// is asked further on; calls under way are left alone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`]; nothing has changed then.
+    pub fn set_addresses(&self, addresses: Vec<String>) -> Result<(), Error> {
+        let mut channels = channels(&self.shared.options.connect, &addresses)?;
+        let mut target = self.target();
+        for (address, channel) in &mut channels {
+            if let Some(open) = target.channels.get(address) {
+                channel.clone_from(open);
+            }
+        }
+        if !channels.contains_key(&target.address) {
+            target.address = addresses.first().cloned().unwrap_or_default();
+            target.generation += 1;
+        }
+        target.next = 1;
+        target.channels = channels;
+        target.addresses = addresses;
+        Ok(())
     }
 
     /// The replica that is asked now.
@@ -295,19 +314,35 @@ impl Client {
         };
         if let Some((address, channel)) = named {
             if target.channels.len() >= CHANNELS_MAX {
-                target.channels.retain(|kept, _| options.addresses.contains(kept));
+                let Target { channels, addresses, .. } = &mut *target;
+                channels.retain(|kept, _| addresses.contains(kept));
             }
             target.channels.entry(address.clone()).or_insert(channel);
             target.address = address;
         } else {
-            let next = target.next.checked_rem(options.addresses.len()).unwrap_or(0);
-            if let Some(address) = options.addresses.get(next) {
-                target.address.clone_from(address);
+            let next = target.next.checked_rem(target.addresses.len()).unwrap_or(0);
+            if let Some(address) = target.addresses.get(next).cloned() {
+                target.address = address;
             }
             target.next = next + 1;
         }
         target.generation += 1;
     }
+}
+
+/// A channel to each address; at least one.
+fn channels(
+    connect: &Arc<dyn Connect>,
+    addresses: &[String],
+) -> Result<HashMap<String, Channel>, Error> {
+    if addresses.is_empty() {
+        return Err(Error::Address { address: String::new() });
+    }
+    let channel = |address: &String| match net::channel(Arc::clone(connect), address) {
+        Ok(channel) => Ok((address.clone(), channel)),
+        Err(_invalid) => Err(Error::Address { address: address.clone() }),
+    };
+    addresses.iter().map(channel).collect()
 }
 
 impl Writer {

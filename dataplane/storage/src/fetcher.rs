@@ -69,6 +69,20 @@ impl Fetcher {
         Ok(Self { http: Some(Arc::new(http::Client::new(settings)?)), ..self })
     }
 
+    /// The same with the text of a file of certificate authorities in place of its path.
+    ///
+    /// # Errors
+    ///
+    /// The text cannot be used.
+    pub fn with_http_believing(
+        self,
+        ca_pem: &str,
+        allows_plain_http: bool,
+    ) -> Result<Self, TrustError> {
+        let client = http::Client::believing(ca_pem, allows_plain_http)?;
+        Ok(Self { http: Some(Arc::new(client)), ..self })
+    }
+
     /// Opens the part `range` of what `url` names. Unit: bytes from the front of the URL's own
     /// range. The body may end before the range does.
     ///

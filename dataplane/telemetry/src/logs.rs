@@ -127,6 +127,19 @@ pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     line
 }
 
+/// From now on a panic is logged, and ends no more than its task: for a program that catches panics
+/// of requests and supervises all else.
+pub fn tell_panics() {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if tracing::enabled!(Level::ERROR) {
+            tell(panic);
+        } else {
+            print(panic);
+        }
+    }));
+}
+
 /// From now on a panic ends the process after it was logged: with a panic in one task the others
 /// would limp on, and a restart is safe and fast.
 pub fn abort_on_panic() {

@@ -19,19 +19,38 @@ use crate::leaf;
 use crate::refusals::Reason;
 use crate::tls::{self, Tls};
 
+/// What a server speaks with clients that show no certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocols {
+    /// HTTP/2 only.
+    Grpc,
+    /// HTTP/2, or HTTP/1.1 with a client that asks for it or for nothing.
+    Http,
+}
+
+/// Who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clients {
+    /// Who proves an identity of our trust domain.
+    Proven,
+    /// Anybody. A certificate is not asked for, and [`Peer::identity`] stays empty.
+    Anybody(Protocols),
+}
+
 /// Handshakes under way at once; one more ends the oldest.
 pub const HANDSHAKES_MAX: usize = 256;
 /// A client that does not finish its handshake in this time is dropped.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Takes connections that another [`Accept`] takes, after a handshake that proves who the client
-/// is: its [`Peer::identity`] is set, always.
+/// is: its [`Peer::identity`] is set, always; never if it was made by [`Tls::accept_anybody`].
 ///
 /// Handshakes run side by side, so a silent client holds up nobody, and neither does a crowd of them:
 /// one handshake more than [`HANDSHAKES_MAX`] takes the place of the oldest. A handshake that fails
 /// is no error of [`Accept::accept`]: it is counted and the next connection is taken.
 pub struct TlsAccept<A> {
     tls: Tls,
+    clients: Clients,
     inner: Arc<A>,
     state: Mutex<State>,
 }
@@ -53,9 +72,9 @@ impl<A: fmt::Debug> fmt::Debug for TlsAccept<A> {
 }
 
 impl<A> TlsAccept<A> {
-    pub(crate) fn new(tls: Tls, inner: A) -> Self {
+    pub(crate) fn new(tls: Tls, clients: Clients, inner: A) -> Self {
         let state = State { handshakes: JoinSet::new(), open: Open::default(), next: None };
-        Self { tls, inner: Arc::new(inner), state: Mutex::new(state) }
+        Self { tls, clients, inner: Arc::new(inner), state: Mutex::new(state) }
     }
 
     /// What takes the connections below.
@@ -91,7 +110,8 @@ impl<A: Accept> Accept for TlsAccept<A> {
                 },
                 accepted = waiting, if has_room => {
                     *next = None;
-                    open.add(handshakes.spawn(handshake(self.tls.clone(), accepted?)));
+                    let handshake = handshake(self.tls.clone(), self.clients, accepted?);
+                    open.add(handshakes.spawn(handshake));
                 }
             }
         }
@@ -116,14 +136,14 @@ impl Open {
     }
 }
 
-async fn handshake(tls: Tls, connection: Accepted) -> Option<Accepted> {
+async fn handshake(tls: Tls, clients: Clients, connection: Accepted) -> Option<Accepted> {
     let peer = connection.peer().address.clone();
-    let acceptor = TlsAcceptor::from(tls.server_config());
+    let acceptor = TlsAcceptor::from(tls.server_config(clients));
     let refused = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(connection)).await {
-        Ok(Ok(stream)) => match identity(&stream) {
+        Ok(Ok(stream)) => match identity(&stream, clients) {
             Ok(identity) => {
                 tls.count_handshake();
-                let peer = Peer { address: peer, identity: Some(identity) };
+                let peer = Peer { address: peer, identity };
                 return Some(Accepted::new(Box::new(stream), peer.into()));
             }
             Err(reason) => (reason, None),
@@ -139,12 +159,18 @@ async fn handshake(tls: Tls, connection: Accepted) -> Option<Accepted> {
     None
 }
 
-/// Who the client is. The verifier has accepted its certificate already.
-fn identity<IO>(stream: &TlsStream<IO>) -> Result<SpiffeId, Reason> {
+/// Who the client is, if it has to prove that. The verifier has accepted its certificate already.
+fn identity<IO>(stream: &TlsStream<IO>, clients: Clients) -> Result<Option<SpiffeId>, Reason> {
     let (_, session) = stream.get_ref();
-    if session.alpn_protocol() != Some(tls::ALPN) {
-        return Err(Reason::Protocol);
+    let is_http2 = session.alpn_protocol() == Some(tls::ALPN);
+    match clients {
+        Clients::Anybody(Protocols::Http) => return Ok(None),
+        Clients::Proven | Clients::Anybody(Protocols::Grpc) if !is_http2 => {
+            return Err(Reason::Protocol);
+        }
+        Clients::Anybody(Protocols::Grpc) => return Ok(None),
+        Clients::Proven => {}
     }
     let leaf = session.peer_certificates().and_then(<[_]>::first).ok_or(Reason::NoCertificate)?;
-    leaf::read(leaf).map(|leaf| leaf.identity).map_err(|_unreadable| Reason::Identity)
+    leaf::read(leaf).map(|leaf| Some(leaf.identity)).map_err(|_unreadable| Reason::Identity)
 }

@@ -27,6 +27,10 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::directory::files::{self, Mode};
 use crate::leaf::{self, Moment, NAMES_MAX, Validity};
 
+mod pem;
+
+pub use pem::{Damaged, Recognized};
+
 /// How far in the past a certificate begins.
 pub const BACKDATED: Duration = Duration::from_secs(300);
 /// How long before its root a leaf ends at the latest.

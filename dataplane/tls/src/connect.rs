@@ -2,18 +2,19 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pyramid_protocol::SpiffeId;
 use pyramid_protocol::net::{BoxIo, Connect};
+use pyramid_protocol::{Clock, SpiffeId};
 use rustls::pki_types::{ServerName, UnixTime};
-use rustls::{AlertDescription, CertificateError};
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::bundle;
 use crate::leaf::Moment;
 use crate::tls::{self, Tls};
 use crate::verifier::Refused;
@@ -35,18 +36,59 @@ const NAMES_TOLD_MAX: usize = 8;
 /// and then says why it was refused.
 #[derive(Clone)]
 pub struct TlsConnect {
-    tls: Tls,
+    proof: Proof,
     inner: Arc<dyn Connect>,
     expected: Option<SpiffeId>,
+}
+
+/// What a client shows, and whom it believes.
+#[derive(Clone)]
+enum Proof {
+    /// The certificate of a directory, and its bundle.
+    Directory(Tls),
+    /// Nothing; see [`connect_without_identity`].
+    Nothing { config: Arc<ClientConfig>, bundle: Arc<Path> },
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(tls) => tls.fmt(f),
+            Self::Nothing { bundle, .. } => write!(f, "only {}", bundle.display()),
+        }
+    }
 }
 
 impl fmt::Debug for TlsConnect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsConnect")
-            .field("tls", &self.tls)
+            .field("proof", &self.proof)
             .field("expected", &self.expected)
             .finish_non_exhaustive()
     }
+}
+
+/// Opens connections over TLS on those of `inner` for a client that has no certificate yet. The
+/// server must be exactly `server`, vouched for by `bundle_pem`, and its certificate must be for the
+/// host of the address. `bundle_path` is where the bundle came from, for texts of errors.
+///
+/// # Errors
+///
+/// It is no bundle.
+pub fn connect_without_identity(
+    bundle_pem: &str,
+    bundle_path: &Path,
+    server: SpiffeId,
+    clock: &Arc<dyn Clock>,
+    inner: Arc<dyn Connect>,
+) -> Result<TlsConnect, bundle::Error> {
+    let mut roots = RootCertStore::empty();
+    for root in bundle::parse(bundle_pem.as_bytes())? {
+        roots.add(root).map_err(|_damaged| bundle::Error::NotPem)?;
+    }
+    let config = tls::anonymous_config(Arc::new(roots), server, clock);
+    let proof = Proof::Nothing { config: Arc::new(config), bundle: bundle_path.into() };
+    Ok(TlsConnect { proof, inner, expected: None })
 }
 
 /// Why there is no connection. It is inside of the [`io::Error`] of [`Connect::connect`].
@@ -185,7 +227,7 @@ impl From<Error> for io::Error {
 
 impl TlsConnect {
     pub(crate) fn new(tls: Tls, inner: Arc<dyn Connect>) -> Self {
-        Self { tls, inner, expected: None }
+        Self { proof: Proof::Directory(tls), inner, expected: None }
     }
 
     /// Takes only a server of exactly this identity.
@@ -195,10 +237,18 @@ impl TlsConnect {
     }
 
     async fn handshake(&self, name: ServerName<'static>, io: BoxIo) -> Result<BoxIo, Error> {
-        let connector = TlsConnector::from(self.tls.client_config(self.expected.clone()));
+        let config = match &self.proof {
+            Proof::Directory(tls) => tls.client_config(self.expected.clone()),
+            Proof::Nothing { config, .. } => Arc::clone(config),
+        };
+        let connector = TlsConnector::from(config);
         let stream = connector.connect(name, io).await.map_err(|error| self.explain(&error))?;
         if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN) {
             return Err(Error::Incompatible);
+        }
+        if matches!(self.proof, Proof::Nothing { .. }) {
+            // There is no certificate of ours that could still be refused.
+            return Ok(Box::new(stream));
         }
         let mut stream = BufReader::with_capacity(FIRST_BYTES, stream);
         let is_closed = stream.fill_buf().await.map_err(|error| self.explain(&error))?.is_empty();
@@ -246,7 +296,10 @@ impl TlsConnect {
         }
         if matches!(error, CertificateError::UnknownIssuer | CertificateError::BadSignature) {
             return Error::Untrusted {
-                bundle: self.tls.directory().join(crate::directory::BUNDLE_FILE),
+                bundle: match &self.proof {
+                    Proof::Directory(tls) => tls.directory().join(crate::directory::BUNDLE_FILE),
+                    Proof::Nothing { bundle, .. } => bundle.to_path_buf(),
+                },
             };
         }
         Error::Tls(rustls::Error::InvalidCertificate(error.clone()))
@@ -254,20 +307,11 @@ impl TlsConnect {
 
     fn explain_alert(&self, alert: AlertDescription) -> Error {
         use AlertDescription as A;
-        let identity = self.tls.identity().clone();
-        if matches!(alert, A::UnknownCA | A::DecryptError) {
-            return Error::OursUntrusted { identity };
-        }
-        if matches!(alert, A::CertificateExpired) {
-            let not_after = Moment { ms: self.tls.status().not_after_ms };
-            return Error::OursExpired { identity, not_after };
-        }
-        let is_refusal = matches!(
-            alert,
-            A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::AccessDenied
-        );
-        if is_refusal {
-            return Error::OursRefused { identity };
+        // Who shows no certificate hears nothing about one.
+        if let Proof::Directory(tls) = &self.proof
+            && let Some(error) = explain_refusal(tls, alert)
+        {
+            return error;
         }
         if matches!(alert, A::CertificateRequired) {
             return Error::OursMissing;
@@ -277,6 +321,24 @@ impl TlsConnect {
         }
         Error::Tls(rustls::Error::AlertReceived(alert))
     }
+}
+
+/// What an alert says about our certificate, if it is about that.
+fn explain_refusal(tls: &Tls, alert: AlertDescription) -> Option<Error> {
+    use AlertDescription as A;
+    let identity = tls.identity().clone();
+    if matches!(alert, A::UnknownCA | A::DecryptError) {
+        return Some(Error::OursUntrusted { identity });
+    }
+    if matches!(alert, A::CertificateExpired) {
+        let not_after = Moment { ms: tls.status().not_after_ms };
+        return Some(Error::OursExpired { identity, not_after });
+    }
+    let is_refusal = matches!(
+        alert,
+        A::BadCertificate | A::UnsupportedCertificate | A::CertificateUnknown | A::AccessDenied
+    );
+    is_refusal.then_some(Error::OursRefused { identity })
 }
 
 #[async_trait::async_trait]

@@ -32,7 +32,7 @@ use crate::verifier;
 pub(crate) mod files;
 mod write;
 
-pub use write::write_directory;
+pub use write::{replace_bundle, write_checked_directory, write_directory};
 
 pub(crate) const KEY_FILE: &str = "tls.key";
 pub(crate) const CHAIN_FILE: &str = "tls.crt";
@@ -57,6 +57,15 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What the system says, or that the file is too long.
+        #[source]
+        source: io::Error,
+    },
+    /// Look at owner, mode and room of the disk.
+    #[error("{} cannot be written; may this user write it, and is there room?", .directory.display())]
+    Unwritable {
+        /// The directory.
+        directory: PathBuf,
+        /// What the system says.
         #[source]
         source: io::Error,
     },
@@ -155,12 +164,17 @@ pub enum Error {
 
 /// The three files as they were read. The key is in it, so it is not printable.
 pub(crate) struct Content {
-    key: Vec<u8>,
-    chain: Vec<u8>,
-    bundle: Vec<u8>,
+    pub(super) key: Vec<u8>,
+    pub(super) chain: Vec<u8>,
+    pub(super) bundle: Vec<u8>,
 }
 
 impl Content {
+    /// Content that is in memory already.
+    pub(crate) fn new(key: &[u8], chain: &[u8], bundle: &[u8]) -> Self {
+        Self { key: key.to_vec(), chain: chain.to_vec(), bundle: bundle.to_vec() }
+    }
+
     /// Reads the files, all of one version if they are changed as the kubelet and
     /// [`write_directory`] do it. Blocks.
     ///

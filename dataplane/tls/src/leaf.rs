@@ -63,6 +63,8 @@ pub(crate) struct Leaf {
     /// Lower-case hexadecimal.
     pub(crate) serial: String,
     pub(crate) validity: Validity,
+    /// Where its server is reached, in the order of the certificate.
+    pub(crate) dns_names: Vec<String>,
     pub(crate) is_for_servers: bool,
     pub(crate) is_for_clients: bool,
 }
@@ -107,9 +109,12 @@ pub(crate) fn read(certificate: &CertificateDer<'_>) -> Result<Leaf, Error> {
         return Err(Error::Names { names: names.len() });
     }
     let mut uris = Vec::new();
+    let mut dns_names = Vec::new();
     for name in names {
         if let GeneralName::URI(uri) = name {
             uris.push(*uri);
+        } else if let GeneralName::DNSName(name) = name {
+            dns_names.push((*name).to_owned());
         } else if matches!(name, GeneralName::Invalid(..)) {
             // It may be meant as a second URI.
             return Err(Error::Damaged);
@@ -129,6 +134,7 @@ pub(crate) fn read(certificate: &CertificateDer<'_>) -> Result<Leaf, Error> {
             not_before_ms: milliseconds(validity.not_before.timestamp()),
             not_after_ms: milliseconds(validity.not_after.timestamp()),
         },
+        dns_names,
         is_for_servers: purposes.as_ref().is_some_and(|purposes| purposes.value.server_auth),
         is_for_clients: purposes.as_ref().is_some_and(|purposes| purposes.value.client_auth),
     })

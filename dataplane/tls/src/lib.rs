@@ -5,6 +5,7 @@
 //!
 //! - [`Tls::accept`] wraps what takes connections. After the handshake the peer's identity is the
 //!   one SPIFFE URI of its certificate, and every request carries it (`net::Peer`).
+//!   [`Tls::accept_anybody`] is for ports whose callers cannot have a certificate yet.
 //! - [`Tls::connect`] wraps what opens connections. The server must be a Writer of our trust domain
 //!   and its certificate must be for the host that was asked for; why there is no connection is
 //!   said in a text that tells what to do ([`ConnectError`]).
@@ -17,6 +18,8 @@
 //!
 //! [`authority`] makes roots and leaves, for `pyramid dev`, for tests and for an operator;
 //! [`write_directory`] writes a directory so that readers see all of the old or all of the new.
+//! Who has no certificate yet makes a [`CertificateRequest`] and takes it to its issuer through
+//! [`connect_without_identity`].
 //!
 //! # One version
 //!
@@ -39,14 +42,16 @@ mod connect;
 mod directory;
 mod leaf;
 mod refusals;
+mod request;
 mod tls;
 mod verifier;
 
-pub use accept::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, TlsAccept};
+pub use accept::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, Protocols, TlsAccept};
 pub use authority::Authority;
-pub use connect::{CONNECT_TIMEOUT, Error as ConnectError, TlsConnect};
-pub use directory::{Error, write_directory};
+pub use connect::{CONNECT_TIMEOUT, Error as ConnectError, TlsConnect, connect_without_identity};
+pub use directory::{Error, replace_bundle, write_checked_directory, write_directory};
 pub use leaf::{Error as LeafError, INTERMEDIATES_MAX, LEAF_BYTES_MAX, Moment, NAMES_MAX};
 pub use refusals::Reason;
+pub use request::{CertificateRequest, Error as RequestError};
 pub use tls::{Status, Tls, WATCH_EVERY};
 pub use verifier::Refused;

@@ -9,21 +9,21 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use pyramid_protocol::net::{Accept, Connect};
 use pyramid_protocol::{Clock, SpiffeId};
-use rustls::client::Resumption;
-use rustls::server::NoServerSessionStorage;
+use rustls::client::{Resumption, WantsClientCert};
+use rustls::server::{NoServerSessionStorage, WantsServerCert};
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ConfigBuilder, ServerConfig};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::accept::TlsAccept;
+use crate::accept::{Clients, Protocols, TlsAccept};
 use crate::bundle;
 use crate::connect::TlsConnect;
 use crate::directory::{Content, Error, Material, Purpose};
 use crate::leaf::{Moment, Validity};
 use crate::refusals::{Reason, Refusals};
-use crate::verifier::{self, Clients, Servers, Time};
+use crate::verifier::{self, Servers, Time};
 
 /// How often a program looks for new files, if it has no reason for something else.
 pub const WATCH_EVERY: Duration = Duration::from_secs(5);
@@ -32,6 +32,8 @@ const LAST_PART: u64 = 5;
 
 /// All our ports speak it.
 pub(crate) const ALPN: &[u8] = b"h2";
+/// Some that are called by others speak it, too.
+const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// A TLS directory in use. Clones share it.
 #[derive(Clone)]
@@ -55,7 +57,11 @@ struct Shared {
 struct Current {
     content_sha256: [u8; 32],
     material: Material,
-    server: Arc<ServerConfig>,
+    proven: Arc<ServerConfig>,
+    /// For [`Protocols::Grpc`].
+    grpc: Arc<ServerConfig>,
+    /// For [`Protocols::Http`].
+    http: Arc<ServerConfig>,
 }
 
 /// What metrics and other programs want to know.
@@ -161,13 +167,35 @@ impl Tls {
 
     /// Takes connections over TLS from those of `inner`.
     pub fn accept<A: Accept>(&self, inner: A) -> TlsAccept<A> {
-        TlsAccept::new(self.clone(), inner)
+        TlsAccept::new(self.clone(), Clients::Proven, inner)
+    }
+
+    /// The same for clients that have no certificate: only we prove who we are. They are told apart
+    /// by what they send, or not at all.
+    pub fn accept_anybody<A: Accept>(&self, inner: A, protocols: Protocols) -> TlsAccept<A> {
+        TlsAccept::new(self.clone(), Clients::Anybody(protocols), inner)
     }
 
     /// Opens connections over TLS on those of `inner`.
     #[must_use]
     pub fn connect(&self, inner: Arc<dyn Connect>) -> TlsConnect {
         TlsConnect::new(self.clone(), inner)
+    }
+
+    /// Takes what the directory holds now into use for new connections, at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Error`] says; what was in use stays in use.
+    ///
+    /// # Panics
+    ///
+    /// Never: reading a directory does not panic.
+    pub async fn reload(&self) -> Result<bool, Error> {
+        let tls = self.clone();
+        tokio::task::spawn_blocking(move || tls.reload_blocking())
+            .await
+            .expect("reading a directory does not panic")
     }
 
     /// Looks for new files until `shutdown`, and takes them into use for new connections. Files that
@@ -200,7 +228,8 @@ impl Tls {
                 tracing::info!(%not_after, serial = status.serial, bundle, "certificate reloaded");
             }
             Ok(false) => watch.failure = None,
-            Err(failure) => {
+            Err(error) => {
+                let failure = chain_text(&error);
                 if watch.failure.as_deref() == Some(&*failure) {
                     return;
                 }
@@ -209,15 +238,6 @@ impl Tls {
                 watch.failure = Some(failure);
             }
         }
-    }
-
-    /// Whether there was something new. The text of a failure tells it from others.
-    async fn reload(&self) -> Result<bool, String> {
-        let tls = self.clone();
-        tokio::task::spawn_blocking(move || tls.reload_blocking())
-            .await
-            .expect("reading a directory does not panic")
-            .map_err(|error| chain_text(&error))
     }
 
     fn reload_blocking(&self) -> Result<bool, Error> {
@@ -265,8 +285,13 @@ impl Tls {
         watch.warned = Some(warned);
     }
 
-    pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.shared.current.load().server)
+    pub(crate) fn server_config(&self, clients: Clients) -> Arc<ServerConfig> {
+        let current = self.shared.current.load();
+        Arc::clone(match clients {
+            Clients::Proven => &current.proven,
+            Clients::Anybody(Protocols::Grpc) => &current.grpc,
+            Clients::Anybody(Protocols::Http) => &current.http,
+        })
     }
 
     pub(crate) fn client_config(&self, expected: Option<SpiffeId>) -> Arc<ClientConfig> {
@@ -313,20 +338,29 @@ impl End {
 
 impl Current {
     fn new(content: &Content, material: Material, clock: &Arc<dyn Clock>) -> Self {
-        let clients = Clients {
+        let clients = verifier::Clients {
             chain: Arc::clone(&material.clients),
             trust_domain: material.leaf.identity.trust_domain().to_owned(),
         };
-        let builder =
-            ServerConfig::builder_with_details(Arc::new(verifier::provider()), time(clock));
-        let mut server = only_tls13(builder)
-            .with_client_cert_verifier(Arc::new(clients))
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from((*material.pair).clone())));
-        server.alpn_protocols = vec![ALPN.to_vec()];
-        // A resumed session would skip the check of a certificate that has ended since.
-        server.session_storage = Arc::new(NoServerSessionStorage {});
-        server.send_tls13_tickets = 0;
-        Self { content_sha256: content.digest(), material, server: Arc::new(server) }
+        let builder = || {
+            let provider = Arc::new(verifier::provider());
+            only_tls13(ServerConfig::builder_with_details(provider, time(clock)))
+        };
+        let proven = builder().with_client_cert_verifier(Arc::new(clients));
+        let complete = |builder: ConfigBuilder<ServerConfig, WantsServerCert>,
+                        protocols: &[&[u8]]| {
+            let pair = SingleCertAndKey::from((*material.pair).clone());
+            let mut server = builder.with_cert_resolver(Arc::new(pair));
+            server.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            // A resumed session would skip the check of a certificate that has ended since.
+            server.session_storage = Arc::new(NoServerSessionStorage {});
+            server.send_tls13_tickets = 0;
+            Arc::new(server)
+        };
+        let proven = complete(proven, &[ALPN]);
+        let grpc = complete(builder().with_no_client_auth(), &[ALPN]);
+        let http = complete(builder().with_no_client_auth(), &[ALPN, ALPN_HTTP1]);
+        Self { content_sha256: content.digest(), material, proven, grpc, http }
     }
 
     fn client_config(&self, clock: &Arc<dyn Clock>, expected: Option<SpiffeId>) -> ClientConfig {
@@ -336,16 +370,37 @@ impl Current {
             trust_domain: leaf.identity.trust_domain().to_owned(),
             expected,
         };
-        let builder =
-            ClientConfig::builder_with_details(Arc::new(verifier::provider()), time(clock));
-        let mut client = only_tls13(builder)
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(servers))
+        let client = believing(servers, clock)
             .with_client_cert_resolver(Arc::new(SingleCertAndKey::from((**pair).clone())));
-        client.alpn_protocols = vec![ALPN.to_vec()];
-        client.resumption = Resumption::disabled();
-        client
+        of_ours(client)
     }
+}
+
+/// A client without a certificate that takes only this server.
+pub(crate) fn anonymous_config(
+    roots: Arc<RootCertStore>,
+    server: SpiffeId,
+    clock: &Arc<dyn Clock>,
+) -> ClientConfig {
+    let (_clients, chain) = verifier::of(roots);
+    let trust_domain = server.trust_domain().to_owned();
+    let servers = Servers { chain, trust_domain, expected: Some(server) };
+    of_ours(believing(servers, clock).with_no_client_auth())
+}
+
+fn believing(
+    servers: Servers,
+    clock: &Arc<dyn Clock>,
+) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    let builder = ClientConfig::builder_with_details(Arc::new(verifier::provider()), time(clock));
+    only_tls13(builder).dangerous().with_custom_certificate_verifier(Arc::new(servers))
+}
+
+/// What all our clients have in common.
+fn of_ours(mut client: ClientConfig) -> ClientConfig {
+    client.alpn_protocols = vec![ALPN.to_vec()];
+    client.resumption = Resumption::disabled();
+    client
 }
 
 fn time(clock: &Arc<dyn Clock>) -> Arc<Time> {

@@ -20,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders that are not part of the source: what builds and runs leave behind.
-const NOT_SOURCE: [&str; 4] = [".git", ".tools", ".demo", "target"];
+const NOT_SOURCE: [&str; 5] = [".git", ".tools", ".demo", ".cluster", "target"];
 
 /// A file of the checkout.
 struct File {

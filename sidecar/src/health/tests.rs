@@ -15,6 +15,7 @@ fn well() -> Seen {
         serves: true,
         stops: false,
         links: vec![ATTACHED, ATTACHED],
+        waiting_for: None,
         behind: 0,
         streams: 3,
         was_caught_up: false,
@@ -41,7 +42,7 @@ fn each_readiness_asks_for_more_than_the_one_before() {
 
 #[test]
 fn a_lost_attachment_is_forgiven_for_ten_seconds() {
-    let answer = |lost_for| connected(&[ATTACHED, lost(lost_for)]);
+    let answer = |lost_for| connected(&Seen { links: vec![ATTACHED, lost(lost_for)], ..well() });
     assert_eq!(answer(Some(ATTACH_LOSS_MAX)), Ok(()));
     let expected = Err("1 of 2 subscriptions are not attached".to_owned());
     assert_eq!(answer(Some(ATTACH_LOSS_MAX + SECOND)), expected);

@@ -17,6 +17,7 @@ use pyramid_protocol::{Batch, Offset};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::fake_writer::network::{DEADLINE, KillableAccept, Network};
@@ -62,6 +63,8 @@ pub(crate) enum Mood {
     NotReady(u32),
     /// Never answers a push with records, and does nothing.
     Hang,
+    /// Does a push with records once this is cancelled.
+    Gate(CancellationToken),
     /// Does it, but never answers.
     HangAfterwards,
     Rejects(u64),
@@ -263,6 +266,11 @@ impl Consumer for Shared {
             }
             Some(Mood::Hang) if batches.is_empty() => Some(self.change(all)),
             Some(Mood::Hang) => std::future::pending().await,
+            Some(Mood::Gate(_)) if batches.is_empty() => Some(self.change(all)),
+            Some(Mood::Gate(opened)) => {
+                opened.cancelled().await;
+                Some(self.change(all))
+            }
             Some(Mood::HangAfterwards) => {
                 self.change(all);
                 std::future::pending().await

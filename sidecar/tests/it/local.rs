@@ -18,11 +18,11 @@ use crate::fake_application::{FakeApplication, Mood};
 use crate::fake_writer::{FakeWriter, records, value};
 use crate::{Pusher, config, reported, writer_with_a};
 
-async fn local(pusher: &Pusher) -> LocalClient<Channel> {
+pub(crate) async fn local(pusher: &Pusher) -> LocalClient<Channel> {
     LocalClient::connect(format!("http://{}", pusher.local)).await.unwrap()
 }
 
-async fn append(
+pub(crate) async fn append(
     local: &mut LocalClient<Channel>,
     requests: Vec<pb::AppendRequest>,
 ) -> Vec<Result<u64, Refusal>> {

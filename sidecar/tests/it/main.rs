@@ -5,12 +5,15 @@
 mod application;
 mod assignment;
 mod delivery;
+mod drain;
+mod exclusive;
 mod fake_application;
 #[path = "../../../dataplane/client/tests/it/fake_writer.rs"]
 mod fake_writer;
 mod halts;
 mod local;
 mod ops;
+mod pod;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -68,6 +71,7 @@ fn config(writer: &FakeWriter, subscriptions: &[(&str, &FakeApplication)]) -> Co
             idle_ask: Duration::from_millis(200),
             halt_ask: Duration::from_millis(50),
             call_timeout: Duration::from_secs(2),
+            drain: Duration::from_secs(10),
         },
     }
 }

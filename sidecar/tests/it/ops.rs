@@ -14,7 +14,7 @@ use crate::fake_writer::FakeWriter;
 use crate::fake_writer::network::DEADLINE;
 use crate::{Pusher, config, reported, writer_with_a};
 
-async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let asked = async {
         let mut connection = TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
@@ -28,7 +28,7 @@ async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 }
 
 /// Asks until the answer is the expected one.
-async fn answers(pusher: &Pusher, path: &str, expected: (u16, &str)) {
+pub(crate) async fn answers(pusher: &Pusher, path: &str, expected: (u16, &str)) {
     let mut last = (0, String::new());
     let asked = async {
         while (last.0, last.1.as_str()) != expected {

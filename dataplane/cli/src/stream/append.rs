@@ -18,7 +18,7 @@ use super::batches::{Batch, Batches};
 use super::control::existing;
 use super::headers::{self, Headers};
 use super::input::{Check, Input, Source};
-use crate::connection::{self, explain, explain_refusal};
+use crate::connection::{self, Remedy, explain, explain_refusal};
 use crate::output::{Output, bytes, counted, remark};
 
 #[derive(Debug, clap::Args)]
@@ -67,6 +67,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let Args { name, records, file, jsonl, headers, producer } = args;
     let headers = Headers::check(headers)?;
+    let remedy = connection.remedy();
     let client = connection.client().await?;
     let progress = progress(file.as_ref(), records.is_empty());
     let source = match file {
@@ -79,11 +80,11 @@ pub(super) async fn run(
     }
     let check = Check { json: jsonl, len_max: headers.value_len_max() };
     let input = Input::open(source, check).await?;
-    let (door, skip) = Door::open(&client, &name, producer.as_deref()).await?;
+    let (door, skip) = Door::open(&client, &name, producer.as_deref(), remedy).await?;
     let mut batches = Batches::new(input, headers, skip);
     let start = Instant::now();
     let mut done = Done::default();
-    let outcome = append_all(&mut batches, door, &name, &mut done, &progress).await;
+    let outcome = append_all(&mut batches, door, &name, &mut done, &progress, remedy).await;
     progress.finish_and_clear();
     let Done { records, bytes: len, first_offset, next_offset } = done;
     let counted_records = counted(records, "record");
@@ -159,6 +160,7 @@ async fn append_all(
     name: &StreamName,
     done: &mut Done,
     progress: &ProgressBar,
+    remedy: Remedy,
 ) -> Result<(), Stopped> {
     let mut waiting: VecDeque<(Batch, Pending)> = VecDeque::new();
     // What is read before a line that is no record is still appended, and answered.
@@ -173,7 +175,7 @@ async fn append_all(
             biased;
             answer = first(&mut waiting), if !waiting.is_empty() => {
                 let appended =
-                    answer.map_err(|refusal| Stopped::Refused(refused(name, &refusal)))?;
+                    answer.map_err(|refusal| Stopped::Refused(refused(name, remedy, &refusal)))?;
                 let Some((batch, _)) = waiting.pop_front() else { continue };
                 done.add(&batch, &appended);
                 progress.inc(batch.input_bytes);
@@ -207,8 +209,8 @@ impl Done {
     }
 }
 
-fn refused(name: &StreamName, refusal: &pb::Refusal) -> anyhow::Error {
-    let error = explain_refusal(name, refusal);
+fn refused(name: &StreamName, remedy: Remedy, refusal: &pb::Refusal) -> anyhow::Error {
+    let error = explain_refusal(name, remedy, refusal);
     if refusal.effect() == Effect::Unknown {
         return error.context(
             "it is not known whether the rest is written; look with `pyramid stream tail`, and \
@@ -230,15 +232,16 @@ impl Door {
         client: &Client,
         name: &StreamName,
         producer: Option<&str>,
+        remedy: Remedy,
     ) -> anyhow::Result<(Self, u64)> {
         let options = append::Options::default();
         let Some(producer) = producer else {
-            let stream_id = existing(client, name).await?.stream_id;
+            let stream_id = existing(client, name, remedy).await?.stream_id;
             let session = AppendSession::new(client.clone(), options);
             return Ok((Self::Once { session, stream: name.clone(), stream_id }, 0));
         };
         let producer = Producer::open(client, name.clone(), producer, Resume::New, options).await;
-        let producer = producer.map_err(|error| explain(name, error))?;
+        let producer = producer.map_err(|error| explain(name, remedy, error))?;
         let written = producer.next_sequence();
         Ok((Self::ExactlyOnce(producer), written))
     }

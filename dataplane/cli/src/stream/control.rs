@@ -13,7 +13,7 @@ use super::info::to_json;
 use super::read::offset;
 use super::rights::{Listed, add, give_all};
 use crate::connection::admin::{Caller, Put};
-use crate::connection::{self, explain, explain_missing, refused};
+use crate::connection::{self, Remedy, explain, explain_missing, refused};
 use crate::dev::certificates;
 use crate::output::Output;
 
@@ -125,9 +125,13 @@ pub(crate) fn own_rights(rights: &mut pb::StreamRights, caller: &Caller) -> anyh
 }
 
 /// The stream of this name, which must exist.
-pub(super) async fn existing(client: &Client, name: &StreamName) -> anyhow::Result<pb::StreamInfo> {
+pub(super) async fn existing(
+    client: &Client,
+    name: &StreamName,
+    remedy: Remedy,
+) -> anyhow::Result<pb::StreamInfo> {
     let request = pb::GetStreamRequest { stream: name.to_string(), min_next_offset: None };
-    client.get_stream(request).await.map_err(|error| explain(name, error))
+    client.get_stream(request).await.map_err(|error| explain(name, remedy, error))
 }
 
 #[derive(Debug, clap::Args)]
@@ -150,17 +154,19 @@ pub(super) async fn seal(
     output: &mut Output,
 ) -> anyhow::Result<()> {
     let SealArgs { name, wait } = args;
+    let remedy = connection.remedy();
     let client = connection.client().await?;
-    let stream_id = existing(&client, &name).await?.stream_id;
+    let stream_id = existing(&client, &name, remedy).await?.stream_id;
     let request = pb::SealRequest { stream: name.to_string(), stream_id: Some(stream_id) };
-    let sealed = client.seal(request).await.map_err(|error| explain(&name, error))?.sealed_offset;
+    let sealed =
+        client.seal(request).await.map_err(|error| explain(&name, remedy, error))?.sealed_offset;
     let json = json!({ "stream": name.as_str(), "sealed_offset": sealed });
     if !wait {
         return output.say(&format!("sealed all of {name} below offset {sealed}"), &json);
     }
     let deadline = Instant::now() + SHIP_TIMEOUT;
     loop {
-        let info = existing(&client, &name).await?;
+        let info = existing(&client, &name, remedy).await?;
         if info.stream_id != stream_id || info.shipped_offset >= sealed {
             break;
         }
@@ -200,11 +206,12 @@ pub(super) async fn trim(
     output: &mut Output,
 ) -> anyhow::Result<()> {
     let TrimArgs { name, first_offset } = args;
+    let remedy = connection.remedy();
     let client = connection.client().await?;
-    let stream_id = existing(&client, &name).await?.stream_id;
+    let stream_id = existing(&client, &name, remedy).await?.stream_id;
     let request =
         pb::TrimRequest { stream: name.to_string(), stream_id: Some(stream_id), first_offset };
-    let trimmed = client.trim(request).await.map_err(|error| explain(&name, error))?;
+    let trimmed = client.trim(request).await.map_err(|error| explain(&name, remedy, error))?;
     let first_offset = trimmed.first_offset;
     output.say(
         &format!(

@@ -81,8 +81,9 @@ pub(super) async fn info(
     output: &mut Output,
 ) -> anyhow::Result<()> {
     let InfoArgs { name } = args;
+    let remedy = connection.remedy();
     let client = connection.client().await?;
-    let info = existing(&client, &name).await?;
+    let info = existing(&client, &name, remedy).await?;
     output.say(&to_text(&info), &to_json(&info))
 }
 

@@ -11,7 +11,7 @@ use pyramid_protocol::{Batch, Offset, StreamName};
 use pyramid_storage::Fetcher;
 use serde_json::{Map, Value};
 
-use crate::connection::{self, ChunkArgs, explain_refusal};
+use crate::connection::{self, ChunkArgs, Remedy, explain_refusal};
 use crate::log_time;
 use crate::output::{Format, Output, put_bytes, remark};
 
@@ -97,7 +97,7 @@ pub(super) async fn read(
         give_up_after: Some(GIVE_UP_AFTER),
         ..options(name, start, target.fetcher(chunks)?)
     };
-    print(client, options, max_records.unwrap_or(u64::MAX), output).await
+    print(client, options, max_records.unwrap_or(u64::MAX), target.remedy(), output).await
 }
 
 pub(super) async fn tail(
@@ -113,7 +113,7 @@ pub(super) async fn tail(
         give_up_after: (!follow).then_some(GIVE_UP_AFTER),
         ..options(name, Start::LastRecords(lines), target.fetcher(chunks)?)
     };
-    print(client, options, u64::MAX, output).await
+    print(client, options, u64::MAX, target.remedy(), output).await
 }
 
 /// Chunks are opened here, where that can be, so that they do not pass through the Writer.
@@ -126,13 +126,14 @@ async fn print(
     client: Client,
     options: Options,
     records_max: u64,
+    remedy: Remedy,
     output: &mut Output,
 ) -> anyhow::Result<()> {
     let name = options.stream.clone();
     let mut left = records_max;
     let mut reader = Reader::new(client, options);
     while let Some(item) = reader.next().await {
-        match item.map_err(|error| explain(&name, error))? {
+        match item.map_err(|error| explain(&name, remedy, error))? {
             Item::Batches(batches) => {
                 for batch in &batches.batches {
                     left -= print_batch(batch, left, output)?;
@@ -191,7 +192,7 @@ fn to_json(offset: Offset, time_ms: u64, record: &pb::Record) -> Value {
     Value::Object(object)
 }
 
-fn explain(name: &StreamName, error: Error) -> anyhow::Error {
+fn explain(name: &StreamName, remedy: Remedy, error: Error) -> anyhow::Error {
     let Error::Refused(refusal) = error else { return error.into() };
     match (refusal.reason(), &refusal.detail) {
         (Reason::Trimmed, Some(refusal::Detail::FirstOffset(first))) => {
@@ -200,6 +201,6 @@ fn explain(name: &StreamName, error: Error) -> anyhow::Error {
         (Reason::BeyondNext, Some(refusal::Detail::NextOffset(next))) => {
             anyhow!("the stream {name} ends at {next}, the offset of the record that comes next")
         }
-        _ => explain_refusal(name, &refusal),
+        _ => explain_refusal(name, remedy, &refusal),
     }
 }

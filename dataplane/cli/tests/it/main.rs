@@ -5,6 +5,7 @@ mod chunks;
 mod denied;
 mod dev;
 mod errors;
+mod pusher;
 mod rights;
 mod running;
 mod store;

@@ -68,6 +68,27 @@ async fn a_call_ends_when_nobody_answers() {
 }
 
 #[tokio::test]
+async fn addresses_can_be_changed_under_way() {
+    let (old, new) = (FakeWriter::start().await, FakeWriter::start().await);
+    old.create("a");
+    new.create("a");
+    new.append("a", &["only here"]);
+    let client = client(&old);
+    let next_offset =
+        async |client: &Client| client.get_stream(get("a")).await.unwrap().next_offset;
+    assert_eq!(next_offset(&client).await, 0);
+    let clone = client.clone();
+    client.set_addresses([old.addresses(), new.addresses()].concat()).unwrap();
+    assert_eq!(next_offset(&clone).await, 0, "one that answers is asked further on");
+    client.set_addresses(new.addresses()).unwrap();
+    assert_eq!(next_offset(&clone).await, 1);
+    for addresses in [vec![], vec!["a b".to_owned()]] {
+        assert!(matches!(client.set_addresses(addresses), Err(Error::Address { .. })));
+    }
+    assert_eq!(next_offset(&clone).await, 1);
+}
+
+#[tokio::test]
 async fn addresses_must_be_addresses() {
     for addresses in [vec![], vec!["a b".to_owned()]] {
         let address = addresses.first().cloned().unwrap_or_default();

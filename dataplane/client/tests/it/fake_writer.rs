@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use pyramid_protocol::net::{self, Age, TcpAccept};
+use pyramid_protocol::net::{self, Accept, Age, TcpAccept};
 use pyramid_protocol::pb::v1::writer_server::WriterServer;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::{Batch, Offset, Records, SeededEntropy, StreamId};
@@ -82,6 +82,10 @@ pub(crate) struct State {
     pub(crate) sessions: usize,
     /// Attachments that were refused because there is no such subscription.
     pub(crate) refused_attachments: usize,
+    /// What the pusher of each subscription said last when it attached.
+    pub(crate) hellos: BTreeMap<String, pb::AttachHello>,
+    /// Pushers that are attached now.
+    pub(crate) attached: usize,
     last_id: u64,
 }
 
@@ -157,6 +161,16 @@ impl FakeWriter {
     pub(crate) async fn start_of_age(address: SocketAddr, streams: &[&str], age: Age) -> Self {
         let accept = TcpAccept::bind(address).await.unwrap();
         let address = accept.local_address().unwrap();
+        Self::start_on(accept, address, streams, age)
+    }
+
+    /// One that takes the connections of `accept`, which come to `address`.
+    pub(crate) fn start_on(
+        accept: impl Accept,
+        address: SocketAddr,
+        streams: &[&str],
+        age: Age,
+    ) -> Self {
         let network = Network::default();
         let shared = Shared {
             state: Arc::default(),

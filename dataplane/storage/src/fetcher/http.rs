@@ -65,6 +65,11 @@ impl Client {
         Ok(Self { allows_plain_http, connections: Connections::new(ca_file)? })
     }
 
+    /// One that believes the authorities of a PEM text.
+    pub(super) fn believing(ca_pem: &str, allows_plain_http: bool) -> Result<Self, TrustError> {
+        Ok(Self { allows_plain_http, connections: Connections::believing(ca_pem)? })
+    }
+
     /// Opens `range` of what `url` names; `name` is `url` without its query and fragment.
     pub(super) async fn open(
         &self,

@@ -13,10 +13,10 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use pyramid_protocol::{Entropy as _, SystemEntropy};
+use pyramid_protocol::{Clock, Entropy as _, SpiffeId, SystemEntropy};
 
 use super::files::{self, Mode};
-use super::{BUNDLE_FILE, CHAIN_FILE, KEY_FILE, VERSION_LINK};
+use super::{BUNDLE_FILE, CHAIN_FILE, Content, Error, KEY_FILE, Material, Purpose, VERSION_LINK};
 use crate::authority::Issued;
 
 const NEXT: &str = "..data_next";
@@ -31,13 +31,64 @@ const HIDDEN: &str = "..";
 ///
 /// As the file system says; the old content is still in place.
 pub fn write_directory(directory: &Path, issued: &Issued, bundle_pem: &str) -> io::Result<()> {
+    write(directory, &content(issued, bundle_pem))
+}
+
+/// The same for what somebody else has issued: it is written only if a client can use it. Returns
+/// whose it is.
+///
+/// # Errors
+///
+/// As [`Error`] says; the old content is still in place.
+pub fn write_checked_directory(
+    directory: &Path,
+    issued: &Issued,
+    bundle_pem: &str,
+    clock: &dyn Clock,
+) -> Result<SpiffeId, Error> {
+    write_checked(directory, &content(issued, bundle_pem), clock)
+}
+
+/// Puts another bundle into `directory` and leaves key and certificate as they are, if they can be
+/// used with it. One writer at a time. Blocks.
+///
+/// # Errors
+///
+/// As [`Error`] says, [`Error::Untrusted`] if the bundle does not vouch for the certificate; the old
+/// content is still in place.
+pub fn replace_bundle(directory: &Path, bundle_pem: &str, clock: &dyn Clock) -> Result<(), Error> {
+    let bundle = bundle_pem.as_bytes().to_vec();
+    let content = Content { bundle, ..Content::read(directory)? };
+    write_checked(directory, &content, clock).map(drop)
+}
+
+fn content(issued: &Issued, bundle_pem: &str) -> Content {
+    Content {
+        key: issued.key_pem.as_bytes().to_vec(),
+        chain: issued.chain_pem.as_bytes().to_vec(),
+        bundle: bundle_pem.as_bytes().to_vec(),
+    }
+}
+
+fn write_checked(
+    directory: &Path,
+    content: &Content,
+    clock: &dyn Clock,
+) -> Result<SpiffeId, Error> {
+    let checked = Material::check(content, Purpose::Client, directory, clock)?;
+    write(directory, content)
+        .map_err(|source| Error::Unwritable { directory: directory.to_owned(), source })?;
+    Ok(checked.leaf.identity)
+}
+
+fn write(directory: &Path, content: &Content) -> io::Result<()> {
     files::create_directory(directory)?;
     let version = format!("{HIDDEN}{:016x}", SystemEntropy.u64());
     let target = directory.join(&version);
     files::create_directory(&target)?;
-    files::write_new(&target.join(KEY_FILE), issued.key_pem.as_bytes(), Mode::Private)?;
-    files::write_new(&target.join(CHAIN_FILE), issued.chain_pem.as_bytes(), Mode::Public)?;
-    files::write_new(&target.join(BUNDLE_FILE), bundle_pem.as_bytes(), Mode::Public)?;
+    files::write_new(&target.join(KEY_FILE), &content.key, Mode::Private)?;
+    files::write_new(&target.join(CHAIN_FILE), &content.chain, Mode::Public)?;
+    files::write_new(&target.join(BUNDLE_FILE), &content.bundle, Mode::Public)?;
     files::sync_directory(&target)?;
     replace_link(directory, NEXT, Path::new(&version), VERSION_LINK)?;
     for name in [KEY_FILE, CHAIN_FILE, BUNDLE_FILE] {

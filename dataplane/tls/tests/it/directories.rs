@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use pyramid_tls::authority::{Request, Usage};
-use pyramid_tls::{Error, Tls, bundle, write_directory};
+use pyramid_tls::{Error, Tls, bundle, replace_bundle, write_directory};
 
 use crate::forge::Forge;
 use crate::world::{World, user_id, user_request, writer_id, writer_request};
@@ -159,4 +159,25 @@ fn the_status_tells_what_is_in_use() {
     assert!(status.refused.iter().all(|(_, count)| *count == 0));
     let counts = (status.reloads, status.reload_failures, status.handshakes);
     assert_eq!(counts, (0, 0, 0));
+}
+
+#[test]
+fn a_bundle_is_replaced_only_by_one_that_vouches_for_the_certificate() {
+    let (world, stranger) = (World::new(), World::new());
+    let directory = world.write("user", &user_request());
+    let (ours, theirs) = (world.authority.bundle_pem(), stranger.authority.bundle_pem());
+    let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap();
+    let pair = (read("tls.key"), read("tls.crt"));
+    let both = bundle::join(&[ours, theirs]).unwrap();
+    for (bundle, is_taken) in [(&*both, true), (theirs, false), ("", false), (ours, true)] {
+        let before = read("ca.crt");
+        let replaced = replace_bundle(&directory, bundle, &*world.clock);
+        assert_eq!(replaced.is_ok(), is_taken, "{replaced:?}");
+        assert_eq!(read("ca.crt"), if is_taken { bundle } else { &before });
+        assert_eq!((read("tls.key"), read("tls.crt")), pair);
+    }
+    let replaced = replace_bundle(&directory, theirs, &*world.clock);
+    assert!(matches!(replaced, Err(Error::Untrusted { .. })), "{replaced:?}");
+    let mode = fs::metadata(directory.join("tls.key")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }

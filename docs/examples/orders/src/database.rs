@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use pyramid_protocol::pb::v1::Position;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS orders (
@@ -32,6 +32,15 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Connection> {
     database.pragma_update(None, "synchronous", "FULL")?;
     database.execute_batch(TABLES)?;
     Ok(database)
+}
+
+/// Opens the database of an application that may run meanwhile.
+///
+/// # Errors
+/// There is none, or it cannot be opened.
+pub(crate) fn open_existing(path: &Path) -> anyhow::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(path, flags).with_context(|| format!("open {}", path.display()))
 }
 
 /// Where the application is in this stream, if it ever was.

@@ -4,9 +4,14 @@
 //! That function is all that an application needs; `docs/push-protocol.md` prints and explains it.
 //! A crash anywhere leaves a database in which rows and position agree, and the next push that does
 //! not begin at this position is told so.
+//!
+//! Beside it: [`produce`] appends numbered orders through the pusher of its pod, and [`check`] says
+//! what has come.
 
+mod check;
 mod consumer;
 mod database;
+mod produce;
 mod service;
 
 use std::io::{self, Write};
@@ -15,7 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use pyramid_protocol::net::TcpAccept;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,16 +31,31 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Keeps a table of orders up to date.
 #[derive(Debug, Parser)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Where the pusher finds this application. Port 0: a free one, which is printed.
     #[arg(long, default_value = "127.0.0.1:50051")]
     listen: SocketAddr,
     /// The database; made if there is none.
-    #[arg(long)]
-    database: PathBuf,
+    #[arg(long, required = true)]
+    database: Option<PathBuf>,
     /// Print the body of each stored order on a line of its own and end.
     #[arg(long)]
     print: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Append numbered orders, each exactly once.
+    Produce(produce::Args),
+    /// Say as JSON what the database holds, and whether its offsets are without a gap.
+    Check {
+        /// The database of an application, which may run.
+        #[arg(long)]
+        database: PathBuf,
+    },
 }
 
 #[tokio::main]
@@ -51,8 +71,16 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let Args { listen, database, print } = args;
-    let database = database::open(&database)?;
+    let Args { command, listen, database, print } = args;
+    match command {
+        Some(Command::Produce(args)) => return produce::run(args, &mut io::stdout()).await,
+        Some(Command::Check { database }) => {
+            let found = check::check(&database::open_existing(&database)?)?;
+            return Ok(writeln!(io::stdout(), "{found}")?);
+        }
+        None => {}
+    }
+    let database = database::open(&database.context("give --database")?)?;
     if print {
         return database::print(&database, &mut io::stdout().lock());
     }

@@ -131,6 +131,10 @@ impl Writer for Service {
         };
         let mut changed = self.0.changed.subscribe();
         changed.mark_changed();
+        self.0.change(|state| {
+            state.attached += 1;
+            state.hellos.insert(hello.subscription.clone(), hello.clone());
+        });
         let attached = Attached {
             shared: self.0.clone(),
             subscription: hello.subscription,
@@ -435,6 +439,12 @@ struct Attached {
     requests: Streaming<pb::AttachRequest>,
     changed: watch::Receiver<u64>,
     told: Option<pb::Assignment>,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        self.shared.change(|state| state.attached -= 1);
+    }
 }
 
 impl Attached {

@@ -70,8 +70,15 @@ impl fmt::Debug for Connections {
 impl Connections {
     pub(super) fn new(ca_file: Option<PathBuf>) -> Result<Self, TrustError> {
         let seen = ca_file.as_ref().and_then(stamp);
-        let client = client(ca_file.as_ref())?;
+        let client = client_of(ca_file.as_ref())?;
         Ok(Self { ca_file, state: Mutex::new(State { client, seen, looked_at: Instant::now() }) })
+    }
+
+    /// Those that believe the authorities of a PEM text, for ever.
+    pub(super) fn believing(ca_pem: &str) -> Result<Self, TrustError> {
+        let client = client(Some(ca_pem.as_bytes()))?;
+        let state = State { client, seen: None, looked_at: Instant::now() };
+        Ok(Self { ca_file: None, state: Mutex::new(state) })
     }
 
     /// The client for the next request. A changed file counts for requests from now on; one that
@@ -85,7 +92,7 @@ impl Connections {
         state.looked_at = Instant::now();
         let now = stamp(file);
         if now.is_some() && now != state.seen {
-            match client(Some(file)) {
+            match client_of(Some(file)) {
                 Ok(client) => {
                     tracing::info!(file = %file.display(), "read the authorities of the object store again");
                     state.client = client;
@@ -109,9 +116,13 @@ fn stamp(file: &PathBuf) -> Option<Stamp> {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-fn client(ca_file: Option<&PathBuf>) -> Result<HttpClient, TrustError> {
+fn client_of(ca_file: Option<&PathBuf>) -> Result<HttpClient, TrustError> {
     let pem = ca_file.map(|file| trust::read(file)).transpose()?;
-    let tls = match trust::client_config(pem.as_deref()) {
+    client(pem.as_deref())
+}
+
+fn client(ca_pem: Option<&[u8]>) -> Result<HttpClient, TrustError> {
+    let tls = match trust::client_config(ca_pem) {
         Ok(tls) => tls,
         // A reader of plain http: needs none; anybody else is told at the handshake.
         Err(TrustError::NoNativeRoots) => trust::trusting_nobody(),

@@ -432,6 +432,7 @@ fn a_file_without_an_authority_is_refused_at_once() {
         fs::write(&path, &text).unwrap();
         let settings = HttpSettings { ca_file: Some(path), ..HttpSettings::default() };
         assert_eq!(Fetcher::new().with_http(settings).is_ok(), is_good, "{text}");
+        assert_eq!(Fetcher::new().with_http_believing(&text, false).is_ok(), is_good, "{text}");
     }
     let absent = Some(folder.path().join("absent"));
     let settings = HttpSettings { ca_file: absent, ..HttpSettings::default() };

@@ -1,0 +1,53 @@
+//! [`Context`]: what all controllers share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use kube::runtime::events::Recorder;
+use pyramid_telemetry::logs::causes;
+use pyramid_tls::Authority;
+use tokio::sync::watch;
+
+use crate::admin::Writers;
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+
+/// Field manager of everything that the operator applies, but for the three below.
+pub(crate) const MANAGER: &str = "pyramid-operator";
+/// Owns `spec.writerRef` of Streams only.
+pub(crate) const BIND_MANAGER: &str = "pyramid-operator-bind";
+/// Owns `caBundle` of the webhook only.
+pub(crate) const CA_MANAGER: &str = "pyramid-operator-ca";
+/// Owns the numbers in status only.
+pub(crate) const STATS_MANAGER: &str = "pyramid-operator-stats";
+
+/// What all controllers share.
+pub(crate) struct Context {
+    pub(crate) client: kube::Client,
+    pub(crate) settings: Settings,
+    /// The operator's own namespace.
+    pub(crate) namespace: String,
+    /// The authority and whom everybody believes; new after each change of its Secret.
+    pub(crate) trust: watch::Receiver<Arc<Trust>>,
+    /// Calls to Writers.
+    pub(crate) writers: Writers,
+    pub(crate) recorder: Recorder,
+    pub(crate) metrics: Metrics,
+    /// The fencing token of this leader: larger than that of every leader before it. 0 until this
+    /// replica leads; controllers run only from then on.
+    pub(crate) lease_transitions: AtomicU64,
+}
+
+/// What the API server said, for people: kube's own text repeats the whole answer.
+pub(crate) fn said(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error { status.message.clone() } else { causes(error) }
+}
+
+/// The authority, as its Secret holds it.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    pub(crate) authority: Authority,
+    /// One root, or two while the authority is exchanged. PEM.
+    pub(crate) bundle_pem: String,
+    pub(crate) trust_domain: String,
+}

@@ -1,0 +1,251 @@
+//! The lease of the leading operator.
+//!
+//! One object, `pyramid-operator`, changed only by a PUT with the resourceVersion that was read: of
+//! several that take it at once exactly one gets it, with holder and `leaseTransitions + 1` in the
+//! same write. The number is the fencing token: every leader has a larger one than those before it.
+//!
+//! A holder that could not renew for two thirds of the lease's duration has lost it, by its own
+//! clock and without asking anybody: the process ends. A candidate waits until it has seen the lease
+//! unchanged for the whole duration, also by its own clock; clocks of machines are never compared.
+
+mod decision;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::Api;
+use kube::api::PostParams;
+use pyramid_protocol::Clock;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::decision::{Decision, decide};
+use crate::context::{MANAGER, said};
+
+/// Name of the Lease.
+pub(crate) const LEASE: &str = "pyramid-operator";
+/// A lease is looked at this many times in its duration.
+const LOOKS_PER_LEASE: u32 = 7;
+/// A request that says good-bye gets no longer.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The lease is gone; whatever this process leads, it must stop now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lost {
+    /// Another holds it.
+    #[error("{holder:?} holds the lease {LEASE}")]
+    Taken {
+        /// Who.
+        holder: String,
+    },
+    /// Others may take it any moment.
+    #[error("the lease {LEASE} was not renewed for {} s: {said}", .after.as_secs())]
+    Silent {
+        /// For how long.
+        after: Duration,
+        /// What the API server said last, or that it did not.
+        said: String,
+    },
+}
+
+/// Takes part in the election.
+pub(crate) struct Candidate {
+    pub(crate) leases: Api<Lease>,
+    /// Unlike that of any other process that ever ran.
+    pub(crate) identity: String,
+    pub(crate) duration: Duration,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// Holds the lease. Dropping it releases nothing: the lease then runs out.
+pub(crate) struct Leadership {
+    candidate: Candidate,
+    held: Lease,
+    /// When the request began that renewed it last.
+    renewed: Instant,
+}
+
+impl Candidate {
+    fn retry(&self) -> Duration {
+        self.duration / LOOKS_PER_LEASE
+    }
+
+    /// Waits until the lease is ours, or until `shutdown`.
+    pub(crate) async fn acquire(self, shutdown: &CancellationToken) -> Option<Leadership> {
+        let mut seen = None;
+        loop {
+            let began = Instant::now();
+            match timeout(self.duration, self.attempt(&mut seen)).await {
+                Ok(Ok(Some(held))) => {
+                    return Some(Leadership { candidate: self, held, renewed: began });
+                }
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!("the lease {LEASE} cannot be looked at: {}", said(&error));
+                }
+                Err(_elapsed) => tracing::warn!("the API server does not answer about {LEASE}"),
+            }
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return None,
+                () = sleep(self.retry()) => {}
+            }
+        }
+    }
+
+    /// Looks, and takes the lease if it is free.
+    async fn attempt(&self, seen: &mut Option<Seen>) -> Result<Option<Lease>, kube::Error> {
+        let lease = self.leases.get_opt(LEASE).await?;
+        let version = lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
+        let since = match seen {
+            Some(before) if before.version == version => before.since,
+            Some(_) | None => Instant::now(),
+        };
+        *seen = Some(Seen { version, since });
+        let decision = decide(lease.as_ref(), &self.identity, since.elapsed());
+        let taken = match (decision, lease) {
+            (Decision::Wait, _) => return Ok(None),
+            (Decision::Take { transitions }, Some(lease)) => {
+                let spec = self.spec(transitions, None);
+                let lease = Lease { spec: Some(spec), ..lease };
+                self.leases.replace(LEASE, &PostParams::default(), &lease).await
+            }
+            (Decision::Take { transitions }, None) => {
+                let metadata = ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() };
+                let lease = Lease { metadata, spec: Some(self.spec(transitions, None)) };
+                let params =
+                    PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+                self.leases.create(&params, &lease).await
+            }
+        };
+        match taken {
+            Ok(lease) => Ok(Some(lease)),
+            // Another was faster.
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_already_exists() => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn spec(&self, transitions: i32, acquired: Option<MicroTime>) -> LeaseSpec {
+        let now = self.now();
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(
+                i32::try_from(self.duration.as_secs()).unwrap_or(i32::MAX),
+            ),
+            acquire_time: Some(acquired.unwrap_or_else(|| now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(transitions),
+            ..LeaseSpec::default()
+        }
+    }
+
+    /// Written with six digits of the second, as the API server wants it.
+    fn now(&self) -> MicroTime {
+        let ms = i64::try_from(self.clock.wall_ms()).unwrap_or(i64::MAX);
+        MicroTime(jiff::Timestamp::from_millisecond(ms).unwrap_or_default())
+    }
+}
+
+impl Leadership {
+    /// The fencing token: larger than that of every leader before.
+    pub(crate) fn transitions(&self) -> u64 {
+        let transitions = self.held.spec.as_ref().and_then(|spec| spec.lease_transitions);
+        u64::try_from(transitions.unwrap_or(0)).unwrap_or(0)
+    }
+
+    /// Renews until the lease is lost. Dropped to stop.
+    pub(crate) async fn keep(&mut self) -> Lost {
+        let deadline = self.candidate.duration * 2 / 3;
+        let mut last = None;
+        loop {
+            sleep(self.candidate.retry().min(deadline.saturating_sub(self.renewed.elapsed())))
+                .await;
+            let left = deadline.saturating_sub(self.renewed.elapsed());
+            if left.is_zero() {
+                let silence = || "the API server does not answer".to_owned();
+                let said = last.unwrap_or_else(silence);
+                return Lost::Silent { after: self.renewed.elapsed(), said };
+            }
+            let began = Instant::now();
+            // The client tries again by itself, for longer than the lease holds.
+            match timeout(left, self.renew()).await {
+                Ok(Ok(Renewed::Held(lease))) => {
+                    self.held = *lease;
+                    self.renewed = began;
+                    last = None;
+                }
+                Ok(Ok(Renewed::Taken { holder })) => return Lost::Taken { holder },
+                Ok(Err(error)) => {
+                    let said = said(&error);
+                    tracing::warn!("the lease {LEASE} was not renewed: {said}");
+                    last = Some(said);
+                }
+                Err(_elapsed) => {}
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<Renewed, kube::Error> {
+        let Candidate { leases, identity, .. } = &self.candidate;
+        let renewed = self.with_spec(&self.held);
+        match leases.replace(LEASE, &PostParams::default(), &renewed).await {
+            Ok(lease) => return Ok(Renewed::Held(Box::new(lease))),
+            Err(kube::Error::Api(status)) if status.is_conflict() => {}
+            Err(error) => return Err(error),
+        }
+        // Somebody changed it, or an answer of ours was lost on its way.
+        let current = leases.get(LEASE).await?;
+        let holder = current.spec.as_ref().and_then(|spec| spec.holder_identity.clone());
+        if holder.as_deref() != Some(identity) {
+            return Ok(Renewed::Taken { holder: holder.unwrap_or_default() });
+        }
+        let renewed = self.with_spec(&current);
+        let lease = leases.replace(LEASE, &PostParams::default(), &renewed).await?;
+        Ok(Renewed::Held(Box::new(lease)))
+    }
+
+    fn with_spec(&self, lease: &Lease) -> Lease {
+        let held = self.held.spec.as_ref();
+        let transitions = held.and_then(|spec| spec.lease_transitions).unwrap_or(0);
+        let acquired = held.and_then(|spec| spec.acquire_time.clone());
+        Lease { spec: Some(self.candidate.spec(transitions, acquired)), ..lease.clone() }
+    }
+
+    /// Gives the lease back, so that another need not wait for its end. Only after everything that
+    /// this process did as the leader has stopped.
+    pub(crate) async fn release(self) {
+        let mut lease = self.with_spec(&self.held);
+        if let Some(spec) = &mut lease.spec {
+            spec.holder_identity = None;
+            spec.acquire_time = None;
+        }
+        let params = PostParams::default();
+        let released = self.candidate.leases.replace(LEASE, &params, &lease);
+        match timeout(RELEASE_TIMEOUT, released).await {
+            Ok(Ok(_)) => tracing::info!("the lease {LEASE} is released"),
+            Ok(Err(error)) => {
+                tracing::warn!("the lease {LEASE} runs out by itself: {}", said(&error));
+            }
+            Err(_elapsed) => tracing::warn!("the lease {LEASE} runs out by itself"),
+        }
+    }
+}
+
+/// The lease as it is, and since when it has been seen so.
+struct Seen {
+    version: Option<String>,
+    since: Instant,
+}
+
+enum Renewed {
+    Held(Box<Lease>),
+    Taken { holder: String },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,400 @@
+//! The controller of Writers.
+//!
+//! One pass: read everything anew ([`observe`]), decide one step ([`plan`]), do it ([`act`]), and
+//! so on until nothing is left to do now; then say how it stands ([`status`]).
+
+mod act;
+mod children;
+#[cfg(test)]
+mod fixture;
+mod observe;
+mod plan;
+mod quantity;
+mod status;
+mod streams;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{self, Action, Controller};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher;
+use kube::{Api, Resource, ResourceExt};
+use pyramid_crds::condition::{Observation, Truth, reasons, types};
+use pyramid_crds::{Stream, Writer, label};
+use pyramid_protocol::{Clock as _, Entropy, SystemClock, SystemEntropy};
+use tokio::time::Instant;
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
+
+use self::act::Actor;
+use self::children::Parent;
+use self::observe::{Live, Pass};
+use self::plan::{Observed, Step, Wait, plan};
+use self::status::Facts;
+use crate::context::Context;
+use crate::{admin, metrics, pki};
+
+/// Writers that are worked on at once.
+const CONCURRENCY: u16 = 4;
+/// Streams are counted again after this long: many may come at once.
+const COUNT_AGAIN: Duration = Duration::from_secs(5);
+/// Steps of one pass. A new Writer takes ten; a pass that goes on and on is a bug, and waits.
+const STEPS_MAX: usize = 24;
+/// First and longest wait after a failure.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Somebody else changed the object between our reading and writing.
+const CONFLICT_RETRY: Duration = Duration::from_millis(100);
+/// A Pod that was evicted may hold up those of other Writers for this long.
+const ROLLOUT_MAX: Duration = Duration::from_secs(600);
+/// Waits are shorter or longer by up to this many hundredths, so that Writers spread out.
+const JITTER_PERCENT: u64 = 10;
+
+/// Why a pass broke off. It begins anew later.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The API server did not do it.
+    #[error("{doing}")]
+    Kube {
+        /// What was to be done.
+        doing: &'static str,
+        /// What it says.
+        source: Box<kube::Error>,
+    },
+    /// The replica did not do it.
+    #[error(transparent)]
+    Admin(#[from] admin::Error),
+    /// There is no certificate.
+    #[error("make the certificate")]
+    Certificate(#[from] pki::Error),
+    /// Somebody has changed the status by hand.
+    #[error("status.clusterID is {text:?}; put back what it was")]
+    ClusterId {
+        /// What it is.
+        text: String,
+        /// What is wrong with it.
+        source: plan::ParseClusterIdError,
+    },
+}
+
+impl Error {
+    fn kube(doing: &'static str) -> impl Fn(kube::Error) -> Self {
+        move |source| Self::Kube { doing, source: Box::new(source) }
+    }
+
+    fn api_status(&self) -> Option<&kube::core::Status> {
+        let Self::Kube { source, .. } = self else {
+            return None;
+        };
+        if let kube::Error::Api(status) = &**source { Some(status) } else { None }
+    }
+
+    /// The object is another one than the one that was read.
+    fn is_conflict(&self) -> bool {
+        self.api_status().is_some_and(kube::core::Status::is_conflict)
+    }
+
+    /// Nothing can be made in a namespace that goes; nothing needs to.
+    fn is_namespace_terminating(&self) -> bool {
+        self.api_status()
+            .is_some_and(|status| status.is_forbidden() && status.message.contains("terminated"))
+    }
+}
+
+/// What the passes have in common.
+struct Shared {
+    context: Arc<Context>,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    /// Failures in a row.
+    failures: HashMap<ObjectRef<Writer>, u32>,
+    /// How many Streams were bound, and when they were counted.
+    streams: HashMap<ObjectRef<Writer>, (usize, Instant)>,
+    /// The one Writer whose Pod is being replaced, and since when.
+    rolling: Option<(ObjectRef<Writer>, Instant)>,
+}
+
+type Guarded = DeserializeGuard<Writer>;
+
+/// Runs until `shutdown`.
+pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
+    let client = &context.client;
+    let mut controller = Controller::new(Api::<Guarded>::all(client.clone()), pages())
+        .with_config(controller::Config::default().concurrency(CONCURRENCY));
+    let bound = streams::Bound::default();
+    let streams = Api::<DeserializeGuard<Stream>>::all(client.clone());
+    controller = controller.watches(streams, pages(), move |stream| bound.changed(&stream));
+    let children = pages().labels(&format!("{}={}", label::MANAGED_BY, label::OPERATOR));
+    for namespace in namespaces(&context.settings.writer_namespaces) {
+        controller = controller
+            .owns::<StatefulSet>(scope(client, namespace), children.clone())
+            .owns::<Service>(scope(client, namespace), children.clone())
+            .owns::<ServiceAccount>(scope(client, namespace), children.clone());
+    }
+    // A new root means new certificates for all.
+    let trusts = WatchStream::from_changes(context.trust.clone()).map(drop);
+    let shared = Arc::new(Shared { context: Arc::clone(&context), memory: Mutex::default() });
+    controller
+        .reconcile_all_on(trusts)
+        .graceful_shutdown_on(async move { shutdown.cancelled().await })
+        .run(reconcile, error_policy, shared)
+        .for_each(|visited| async move {
+            if let Err(error) = visited {
+                let error = pyramid_telemetry::logs::causes(&error);
+                tracing::debug!(error, "Writers are watched again");
+            }
+        })
+        .await;
+}
+
+/// Lists come in pages: not every API server can stream one.
+fn pages() -> watcher::Config {
+    watcher::Config::default().page_size(500)
+}
+
+/// Namespaces to watch children in; `None`: all.
+fn namespaces(enabled: &[String]) -> Vec<Option<&str>> {
+    if enabled.iter().any(|name| name == "*") {
+        return vec![None];
+    }
+    enabled.iter().map(|name| Some(&**name)).collect()
+}
+
+fn scope<K>(client: &kube::Client, namespace: Option<&str>) -> Api<K>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+async fn reconcile(found: Arc<Guarded>, shared: Arc<Shared>) -> Result<Action, Error> {
+    let (Some(namespace), name) = (found.namespace(), found.name_any()) else {
+        return Ok(Action::await_change());
+    };
+    let key = ObjectRef::new(&name).within(&namespace);
+    let start = Instant::now();
+    let visited = match &found.0 {
+        Ok(_) => Box::pin(shared.visit(&namespace, &name, &key)).await,
+        Err(invalid) => shared.refuse(&namespace, &name, invalid).await,
+    };
+    let metrics = &shared.context.metrics;
+    metrics.reconciled(metrics::Controller::Writer, visited.is_ok(), start.elapsed());
+    match visited {
+        Err(error) if error.is_namespace_terminating() => Ok(shared.again(&Step::Gone)),
+        visited => {
+            if visited.is_ok() {
+                shared.memory().failures.remove(&key);
+            }
+            visited
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the controller calls it so")]
+fn error_policy(found: Arc<Guarded>, error: &Error, shared: Arc<Shared>) -> Action {
+    let name = found.name_any();
+    let namespace = found.namespace().unwrap_or_default();
+    let key = ObjectRef::new(&name).within(&namespace);
+    let failures = {
+        let mut memory = shared.memory();
+        let failures = memory.failures.entry(key).or_default();
+        *failures = failures.saturating_add(1);
+        *failures
+    };
+    if error.is_conflict() && failures == 1 {
+        return Action::requeue(CONFLICT_RETRY);
+    }
+    let error = pyramid_telemetry::logs::causes(error);
+    tracing::warn!(namespace, name, error, "the Writer is looked at again later");
+    Action::requeue(jittered(retry_after(failures), &SystemEntropy))
+}
+
+/// The wait after so many failures in a row.
+fn retry_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    RETRY_MIN.saturating_mul(1 << doublings).min(RETRY_MAX)
+}
+
+/// Shorter or longer by up to [`JITTER_PERCENT`].
+fn jittered(wait: Duration, entropy: &dyn Entropy) -> Duration {
+    let percent = 100 - JITTER_PERCENT + entropy.u64() % (2 * JITTER_PERCENT + 1);
+    wait.saturating_mul(u32::try_from(percent).unwrap_or(100)) / 100
+}
+
+fn now() -> Time {
+    let ms = i64::try_from(SystemClock.wall_ms()).unwrap_or_default();
+    Time(Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+impl Shared {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn visit(
+        &self,
+        namespace: &str,
+        name: &str,
+        key: &ObjectRef<Writer>,
+    ) -> Result<Action, Error> {
+        let api = Api::<Writer>::namespaced(self.context.client.clone(), namespace);
+        let counted = self.counted(key);
+        let mut pass = Pass { streams: counted, ..Pass::default() };
+        for _ in 0..STEPS_MAX {
+            let read = api.get_opt(name).await.map_err(Error::kube("read the Writer"))?;
+            let Some(writer) = read else {
+                self.forget(namespace, name, key);
+                return Ok(Action::await_change());
+            };
+            let parent = Parent { writer: &writer, name, namespace };
+            let live = observe::read(&self.context, parent, &mut pass).await?;
+            if counted.is_none() {
+                self.memory().streams.insert(key.clone(), (live.streams, Instant::now()));
+            }
+            let seen = live.observed(parent, pass)?;
+            let mut step = plan(&seen);
+            if matches!(step, Step::EvictPod { .. }) && !self.may_roll(key) {
+                step = Step::Wait(Wait::Pod);
+            }
+            let ends = matches!(step, Step::Stop(_) | Step::Wait(_) | Step::Stable | Step::Gone);
+            if ends {
+                self.settle(parent, &live, &seen, &step, key).await?;
+                // What came since the Streams were counted is told a moment later.
+                let step = if counted.is_some() && step == Step::Stable {
+                    Step::Wait(Wait::Streams)
+                } else {
+                    step
+                };
+                return Ok(self.again(&step));
+            }
+            tracing::info!(namespace, name, ?step, "Writer");
+            Actor { context: &self.context, parent, live: &live }.act(&step, &mut pass).await?;
+        }
+        tracing::warn!(namespace, name, "the Writer needs more steps than it should");
+        Ok(Action::requeue(self.context.settings.waits.progress()))
+    }
+
+    /// How many Streams are bound, if they were counted a moment ago.
+    fn counted(&self, key: &ObjectRef<Writer>) -> Option<usize> {
+        let memory = self.memory();
+        let (streams, when) = memory.streams.get(key)?;
+        (when.elapsed() < COUNT_AGAIN).then_some(*streams)
+    }
+
+    /// Ends a pass: says how it stands.
+    async fn settle(
+        &self,
+        parent: Parent<'_>,
+        live: &Live,
+        seen: &Observed,
+        step: &Step,
+        key: &ObjectRef<Writer>,
+    ) -> Result<(), Error> {
+        let Parent { writer, name, namespace } = parent;
+        if step == &Step::Gone {
+            self.forget(namespace, name, key);
+            return Ok(());
+        }
+        if step == &Step::Stable {
+            self.end_rollout(key);
+        }
+        let facts = Facts { parent, settings: &self.context.settings, live, seen, step };
+        let before = writer.status.clone().unwrap_or_default();
+        let after = facts.status(&now());
+        if after == before {
+            return Ok(());
+        }
+        act::write_status(&self.context, parent, &after).await?;
+        for status::News { type_, reason, note } in status::news(&before, &after) {
+            act::tell(&self.context, writer, type_, &reason, "Reconcile", &note).await;
+        }
+        Ok(())
+    }
+
+    /// When to look again, without any event.
+    fn again(&self, step: &Step) -> Action {
+        let waits = self.context.settings.waits;
+        let wait = match step {
+            Step::Stable | Step::Stop(_) => waits.resync(),
+            Step::Gone => return Action::await_change(),
+            Step::Wait(_)
+            | Step::AddFinalizer
+            | Step::RemoveFinalizer
+            | Step::NameCluster
+            | Step::AdoptCluster { .. }
+            | Step::CreateKek
+            | Step::ApplyTls
+            | Step::ApplyChildren
+            | Step::Bootstrap { .. }
+            | Step::RecordMember { .. }
+            | Step::StampClaim { .. }
+            | Step::GrowClaim { .. }
+            | Step::EvictPod { .. }
+            | Step::DeleteSet { .. }
+            | Step::DeleteClaim { .. } => waits.progress(),
+        };
+        Action::requeue(jittered(wait, &SystemEntropy))
+    }
+
+    /// Tells whoever made an object that its spec cannot be read.
+    async fn refuse(
+        &self,
+        namespace: &str,
+        name: &str,
+        invalid: &kube::core::error_boundary::InvalidObject,
+    ) -> Result<Action, Error> {
+        let generation = invalid.metadata.generation.unwrap_or_default();
+        // Always the same: else each writing would be a change, and lead to the next.
+        let since = invalid.metadata.creation_timestamp.clone().unwrap_or_else(now);
+        let look = Observation { previous: &[], generation, now: since };
+        let message = format!("the spec cannot be read: {}", invalid.error);
+        let conditions = [(types::READY, Truth::False), (types::STALLED, Truth::True)]
+            .map(|(r#type, truth)| look.condition(r#type, truth, reasons::INVALID_SPEC, &*message));
+        act::refuse(&self.context, namespace, name, &invalid.metadata, &conditions).await?;
+        Ok(Action::await_change())
+    }
+
+    /// Whether a Pod of this Writer may be replaced now: only one Writer's at a time is, for a while.
+    fn may_roll(&self, key: &ObjectRef<Writer>) -> bool {
+        let now = Instant::now();
+        let mut memory = self.memory();
+        let is_taken = memory
+            .rolling
+            .as_ref()
+            .is_some_and(|(other, since)| other != key && now.duration_since(*since) < ROLLOUT_MAX);
+        if !is_taken {
+            memory.rolling = Some((key.clone(), now));
+        }
+        !is_taken
+    }
+
+    fn end_rollout(&self, key: &ObjectRef<Writer>) {
+        self.memory().rolling.take_if(|(rolling, _)| rolling == key);
+    }
+
+    fn forget(&self, namespace: &str, name: &str, key: &ObjectRef<Writer>) {
+        self.end_rollout(key);
+        let mut memory = self.memory();
+        memory.failures.remove(key);
+        memory.streams.remove(key);
+        drop(memory);
+        self.context.writers.forget(namespace, name);
+    }
+}
+
+#[cfg(test)]
+mod tests;
