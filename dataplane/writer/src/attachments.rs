@@ -414,8 +414,10 @@ mod tests {
         let attachments = Attachments::default();
         attachments.lead(Some(1));
         advance(LEASE).await;
-        let (one, other) = (exclusive(&attachments, "1"), exclusive(&attachments, "2"));
+        let one = exclusive(&attachments, "1");
         assert_eq!(held([&one]), [[true; 2]]);
+        let other = exclusive(&attachments, "2");
+        assert_eq!(held([&other]), [[false; 2]]);
         one.no_leases();
         assert_eq!(held([&other]), [[false, true]], "they are spread anew");
     }

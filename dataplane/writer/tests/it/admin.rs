@@ -134,8 +134,9 @@ async fn a_deleted_stream_frees_its_name_and_never_its_id() {
     assert_eq!(wrong.reason(), Reason::StreamRecreated, "the id of a stream of another name");
     let wrong = refusal(writer.admin.delete_stream(delete(0)).await.unwrap_err());
     assert_eq!(wrong.reason(), Reason::Invalid);
-    let mut left = async |stream_id| {
-        let deleted = writer.admin.delete_stream(delete(stream_id)).await;
+    let admin = writer.admin.clone();
+    let left = async |stream_id| {
+        let deleted = admin.clone().delete_stream(delete(stream_id)).await;
         deleted.map(|deleted| deleted.into_inner().objects_left).map_err(refusal)
     };
     let unused = (1..).find(|id| ![old, other].contains(id)).unwrap();
