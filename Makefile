@@ -16,6 +16,7 @@ CLUSTER_TOOLS := $(KUBERNETES_BIN)/etcd $(KUBERNETES_PARTS:%=$(KUBERNETES_BIN)/%
 .DEFAULT_GOAL := help
 # Programs as users get them: static, so that an image needs nothing else.
 PLATFORM := $(shell uname -m)-unknown-linux-musl
+PROGRAMS := pyramid-operator pyramid-writer pyramid-pusher pyramid orders
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
@@ -32,7 +33,7 @@ programs: ## build every program as users get it: static, optimised
 	@command -v musl-gcc >/dev/null || { \
 		echo "a C compiler for static programs is missing (on Debian: apt-get install musl-tools)" >&2; exit 1; }
 	@rustup target list --installed 2>/dev/null | grep -qx $(PLATFORM) || rustup target add $(PLATFORM)
-	$(CARGO) build --release --locked --workspace --bins --target $(PLATFORM)
+	$(CARGO) build --release --locked --workspace $(PROGRAMS:%=--bin %) --target $(PLATFORM)
 
 images: programs ## build the images of all programs, as archives in target/images
 	e2e/cluster/images.sh $(TARGET)/$(PLATFORM)/release target/images
