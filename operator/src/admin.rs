@@ -224,8 +224,8 @@ impl Replica {
         self.call(AdminCall::GetStreamConfig, calls.get_stream_config(request)).await
     }
 
-    /// Deletes a stream for good; how many of its objects are still in the bucket. Asked again until
-    /// it is none.
+    /// Deletes a stream for good; how many of its objects are still in the bucket. Asked again
+    /// until it is none.
     ///
     /// # Errors
     ///

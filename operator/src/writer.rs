@@ -372,7 +372,8 @@ impl Shared {
         Ok(Action::await_change())
     }
 
-    /// Whether a Pod of this Writer may be replaced now: only one Writer's at a time is, for a while.
+    /// Whether a Pod of this Writer may be replaced now: only one Writer's is at a time, for a
+    /// while.
     fn may_roll(&self, key: &ObjectRef<Writer>) -> bool {
         let now = Instant::now();
         let mut memory = self.memory();

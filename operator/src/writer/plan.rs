@@ -1,6 +1,6 @@
 //! [`plan`]: what to do next about one Writer. Pure; the rest of the controller reads and acts.
 //!
-//! One step at a time, decided from what is there and from nothing else, so that a crash between two
+//! One step at a time, decided from what is there and from nothing else: a crash between two
 //! steps is the same as a long pause. The order of the steps is the safety:
 //!
 //! * The cluster id is written down before there is a replica that could be founded under it.
@@ -363,8 +363,8 @@ fn plan_cluster(seen: &Observed, cluster_id: ClusterId) -> Step {
     plan_replica(seen, cluster_id, set, pod, is_founded)
 }
 
-/// A Writer that was never founded takes the volume of its name as it is, also if the earlier Writer
-/// had no time to mark it.
+/// A Writer that was never founded takes the volume of its name as it is, also if the earlier
+/// Writer had no time to mark it.
 fn plan_kept_volume(
     seen: &Observed,
     named: ClusterId,

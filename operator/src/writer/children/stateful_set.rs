@@ -193,7 +193,7 @@ fn container(parent: Parent<'_>, settings: &Settings, volume_bytes: u64) -> Cont
                 })
                 .into(),
         ),
-        // An hour: a long log is replayed in it, and a Writer that hangs is found later by liveness.
+        // An hour: a long log is replayed in it. A Writer that hangs is found later by liveness.
         startup_probe: Some(probe("/startupz", 5, 3, 720)),
         liveness_probe: Some(probe("/healthz", 10, 5, 6)),
         readiness_probe: Some(probe("/readyz", 5, 3, 3)),

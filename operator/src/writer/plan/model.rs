@@ -1,7 +1,7 @@
 //! A small model of a cluster, in which the plan is followed through random trouble.
 //!
-//! The model has what matters to the plan: the Writer object with its version, the `StatefulSet`, the
-//! Pod, the claim with its data, the key, and controllers that move them on. Each act has the
+//! The model has what matters to the plan: the Writer object with its version, the `StatefulSet`,
+//! the Pod, the claim with its data, the key, and controllers that move them on. Each act has the
 //! preconditions of the real one. Trouble comes between any two steps, also between deciding a step
 //! and doing it.
 
