@@ -1,0 +1,64 @@
+//! What goes wrong, and what must not, on one cluster for all of it.
+//!
+//! Each scenario has a namespace of its own, appends numbered records under load, breaks something,
+//! and ends with the application's own table: none lost, none twice, none out of order.
+//!
+//! While one is written, `PYRAMID_CLUSTER` names the state directory of a cluster that runs, with
+//! the chart installed; then nothing is started or ended, and a part of a scenario's name given as
+//! `PYRAMID_SCENARIO` runs only that one.
+
+mod shop;
+
+use std::path::Path;
+use std::time::Instant;
+
+use pyramid_e2e::cluster::Cluster;
+use pyramid_e2e::process::{Folder, tell};
+
+/// The chart, as the quickstart installs it.
+const INSTALL: &str = r#"
+kubectl create namespace pyramid-system
+kubectl --namespace pyramid-system create secret generic bucket \
+  --from-literal=accessKeyId="$S3_ACCESS_KEY" --from-literal=secretAccessKey="$S3_SECRET_KEY"
+helm install pyramid helm/pyramid --namespace pyramid-system --wait \
+  --set defaultWriter.spec.objectStorage.bucket="$S3_BUCKET" \
+  --set defaultWriter.spec.objectStorage.endpoint="$S3_ENDPOINT" \
+  --set defaultWriter.spec.objectStorage.credentialsSecretRef.name=bucket
+"#;
+
+/// Runs each named scenario in turn, unless another one is asked for.
+macro_rules! run_each {
+    ($cluster:expr, $($module:ident :: $scenario:ident),+ $(,)?) => {
+        $(
+            let name = concat!(stringify!($module), "::", stringify!($scenario));
+            if is_asked_for(name) {
+                let begin = Instant::now();
+                $module::$scenario($cluster).await.expect(name);
+                tell(&format!("{name}: {:.1?}", begin.elapsed()));
+            }
+        )+
+    };
+}
+
+#[expect(clippy::disallowed_methods, reason = "for people who write a scenario")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn is_asked_for(name: &str) -> bool {
+    variable("PYRAMID_SCENARIO").is_none_or(|part| name.contains(&part))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
+    let folder = Folder::new().unwrap();
+    let cluster = match variable("PYRAMID_CLUSTER") {
+        Some(state) => Cluster::open(Path::new(&state)).unwrap(),
+        None => {
+            let cluster = Cluster::start(&folder.join("cluster")).await.unwrap();
+            cluster.shell(INSTALL).await.unwrap();
+            cluster
+        }
+    };
+    run_each!(&cluster, shop::a_lost_database_is_filled_again_from_the_bucket);
+}
