@@ -210,20 +210,6 @@ impl Replica {
         Ok(results.collect())
     }
 
-    /// One stream as it is declared.
-    ///
-    /// # Errors
-    ///
-    /// As [`Error`] says; [`Error::NotFound`].
-    pub(crate) async fn get_stream_config(
-        &self,
-        name: &str,
-    ) -> Result<pb::GetStreamConfigResponse, Error> {
-        let mut calls = self.calls.clone();
-        let request = pb::GetStreamConfigRequest { name: name.to_owned() };
-        self.call(AdminCall::GetStreamConfig, calls.get_stream_config(request)).await
-    }
-
     /// Deletes a stream for good; how many of its objects are still in the bucket. Asked again
     /// until it is none.
     ///

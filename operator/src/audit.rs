@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::Api;
 use kube::core::PartialObjectMeta;
@@ -67,7 +67,7 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) {
     // Whoever leads next counts them.
-    shutdown.run_until_cancelled(audit(&context, &*subscriptions, &metrics)).await;
+    shutdown.run_until_cancelled(audit(&context, &*subscriptions, &metrics).boxed()).await;
     metrics.missing.set(0);
 }
 

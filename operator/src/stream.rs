@@ -88,7 +88,7 @@ async fn reconcile(
         Ok(stream) => stream,
         Err(bad) => {
             let text = format!("it cannot be read: {}", bad.error);
-            say_invalid(&kinds, &*guarded, text).await?;
+            say_invalid(&kinds, &guarded, text).await?;
             return Ok(Action::requeue(kinds.context.settings.waits.resync()));
         }
     };

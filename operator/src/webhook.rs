@@ -138,7 +138,6 @@ mod tests {
         tasks: JoinSet<()>,
     }
 
-    #[expect(clippy::panic, reason = "what is tested")]
     async fn start() -> Running {
         let router = Router::new()
             .route("/ok", get(|| async { "fine" }))

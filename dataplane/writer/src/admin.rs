@@ -277,11 +277,17 @@ async fn delete_stream(member: &Member, name: &str, stream_id: u64) -> Result<u6
     if member.view.read(|state, _| state.stream(id).is_some()) {
         check_name_and_id(member, name, stream_id)?;
         let command = Command::DeleteStream(stored::DeleteStream { stream_id });
-        match member.outcome(command).await? {
-            // Somebody else has just deleted it.
-            ControlOutcome::Deleted | ControlOutcome::Refused(ControlRefused::NotFound) => {}
-            ControlOutcome::Refused(refused) => return Err(control_refusal(&refused)),
-            outcome => return Err(unexpected(&outcome)),
+        let outcome = member.outcome(command).await?;
+        // Somebody else may have just deleted it.
+        let is_gone = matches!(
+            outcome,
+            ControlOutcome::Deleted | ControlOutcome::Refused(ControlRefused::NotFound)
+        );
+        if !is_gone {
+            let ControlOutcome::Refused(refused) = &outcome else {
+                return Err(unexpected(&outcome));
+            };
+            return Err(control_refusal(refused));
         }
     }
     Ok(member.shipper.objects_left(id))

@@ -237,6 +237,24 @@ struct Parts {
     vitals: Arc<Vitals>,
 }
 
+/// Raft on its own thread; a log that is new gets its first membership.
+async fn start_raft(
+    thread: &RaftThread,
+    parts: &Parts,
+    wal: Wal,
+    view: &Arc<View>,
+    identity: Identity,
+) -> Result<Consensus, Error> {
+    let (view, timing) = (Arc::clone(view), parts.config.timing);
+    let entropy = Arc::clone(&parts.entropy);
+    let starting = async move {
+        let consensus = raft::start(identity.node_id, wal, view, timing, &*entropy).await?;
+        consensus.found(String::new(), identity.disk_id.to_vec().into()).await?;
+        Ok::<_, raft::StartError>(consensus)
+    };
+    thread.run(starting).await.map_err(|error| Error::Raft(error.to_string()))
+}
+
 /// A member, with its tasks.
 struct Running {
     member: Arc<Member>,
@@ -265,20 +283,7 @@ impl Running {
         let view = Arc::new(View::new(State::default(), LiveIndex::default()));
         vitals.opened(&wal, opened.committed.map(|committed| committed.index), view.progress());
         let raft_thread = RaftThread::start().map_err(settings("start a thread for raft"))?;
-        let consensus = {
-            let (wal, view, timing) = (wal.clone(), Arc::clone(&view), config.timing);
-            let entropy = Arc::clone(entropy);
-            raft_thread
-                .run(async move {
-                    let consensus =
-                        raft::start(identity.node_id, wal, view, timing, &*entropy).await?;
-                    let disk_id = identity.disk_id.to_vec().into();
-                    consensus.found(String::new(), disk_id).await?;
-                    Ok::<_, raft::StartError>(consensus)
-                })
-                .await
-                .map_err(|error| Error::Raft(error.to_string()))?
-        };
+        let consensus = start_raft(&raft_thread, parts, wal.clone(), &view, identity).await?;
         // It ends with the thread.
         drop(raft_thread.spawn(vitals.raft_runs(consensus.clone()).keep_beating()));
         let (appender, handle) =

@@ -7,6 +7,10 @@
 //! the chart installed; then nothing is started or ended, and a part of a scenario's name given as
 //! `PYRAMID_SCENARIO` runs only that one.
 
+mod deletion;
+mod outage;
+mod pods;
+mod refusals;
 mod shop;
 
 use std::path::Path;
@@ -60,5 +64,20 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
             cluster
         }
     };
-    run_each!(&cluster, shop::a_lost_database_is_filled_again_from_the_bucket);
+    run_each!(
+        &cluster,
+        shop::a_lost_database_is_filled_again_from_the_bucket,
+        refusals::the_server_judges_every_sample_as_it_says_itself,
+        refusals::helm_refuses_values_that_are_misspelt_or_of_another_type,
+        refusals::pods_that_cannot_have_a_pusher_are_told_why,
+        refusals::a_writer_of_three_replicas_is_answered_and_not_made,
+        refusals::who_is_not_among_the_appenders_appends_nothing,
+        pods::under_restricted_rules_all_runs_and_jobs_complete,
+        pods::a_pod_waits_for_its_subscription_and_then_receives,
+        outage::without_operators_delivery_goes_on_and_only_annotated_pods_wait,
+        deletion::a_retained_stream_made_again_is_the_same_stream,
+        deletion::a_stream_with_delete_goes_with_its_records,
+        deletion::a_namespace_deleted_without_operators_goes_when_they_are_back,
+        deletion::a_writer_made_again_adopts_its_volume,
+    );
 }

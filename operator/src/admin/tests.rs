@@ -77,14 +77,9 @@ impl Admin for Fake {
 
     async fn get_stream_config(
         &self,
-        request: Request<pb::GetStreamConfigRequest>,
+        _: Request<pb::GetStreamConfigRequest>,
     ) -> Result<Response<pb::GetStreamConfigResponse>, Status> {
-        let name = request.into_inner().name;
-        if name == "shop/none" {
-            return Err(Refusal::new(Reason::NotFound, "no such stream").into());
-        }
-        let stream = Some(pb::StreamInfo { name, ..Default::default() });
-        Ok(Response::new(pb::GetStreamConfigResponse { stream, ..Default::default() }))
+        Err(Status::unimplemented("the operator does not ask"))
     }
 
     async fn delete_stream(
@@ -364,11 +359,6 @@ async fn the_other_calls_say_what_to_do_next() {
     assert_eq!(replica.bootstrap(CLUSTER).await, Ok(1));
     let message = "of another cluster".to_owned();
     assert_eq!(replica.bootstrap([8; 16]).await, Err(Error::OtherCluster { message }));
-
-    let found = replica.get_stream_config("shop/orders").await.unwrap();
-    assert_eq!(found.stream.unwrap().name, "shop/orders");
-    let message = "no such stream".to_owned();
-    assert_eq!(replica.get_stream_config("shop/none").await, Err(Error::NotFound { message }));
 
     assert_eq!(replica.delete_stream(CLUSTER, "shop/orders", 9).await, Ok(9));
     assert_eq!(replica.set_closed(CLUSTER, "shop/orders", 9, true).await, Ok(()));

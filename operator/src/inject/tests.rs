@@ -49,10 +49,8 @@ fn inject_shop(pod: &Value) -> Result<Injection, Refusal> {
 
 /// What is added to a pod that must get something.
 fn patch_of(injection: Injection) -> Patch {
-    match injection.outcome {
-        Outcome::Injected(patch) => patch,
-        other => panic!("{other:?}"),
-    }
+    let Outcome::Injected(patch) = injection.outcome else { panic!("{:?}", injection.outcome) };
+    patch
 }
 
 /// The pod after injection.

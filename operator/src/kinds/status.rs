@@ -133,10 +133,12 @@ where
 
 /// 404: it is gone. 409 and 422 about the uid: it is another object of that name.
 fn ignore_gone(error: kube::Error) -> Result<bool, kube::Error> {
-    match &error {
-        kube::Error::Api(status) if status.is_not_found() || is_other_uid(status) => Ok(false),
-        _ => Err(error),
+    if let kube::Error::Api(status) = &error
+        && (status.is_not_found() || is_other_uid(status))
+    {
+        return Ok(false);
     }
+    Err(error)
 }
 
 /// Whether an apply was refused because the object is not the one that was meant.

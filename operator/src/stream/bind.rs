@@ -212,9 +212,10 @@ spec: {{objectStorage: {{bucket: abc}}, allowedStreams: {{from: {from}}}}}"
     #[test]
     fn the_writer_that_was_made_is_not_made_again_whatever_became_of_it() {
         let settings = settings(true, json!({"objectStorage": {"bucket": "acme"}}));
-        let said = |writer: Arc<Writer>| match binding("shop", &[writer], OPERATORS, &settings) {
-            Binding::NoDefault(text) => text,
-            other => panic!("{other:?}"),
+        let said = |writer: Arc<Writer>| {
+            let bound = binding("shop", &[writer], OPERATORS, &settings);
+            let Binding::NoDefault(text) = bound else { panic!("{bound:?}") };
+            text
         };
         let text = said(writer(OPERATORS, "default", OLD, "", "All"));
         assert!(text.contains("kubectl annotate writers.pyramid.dev default"), "{text}");

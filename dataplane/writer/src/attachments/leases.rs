@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(told, (true, "a4 b2 c3 d3 e2 f4 ".into()));
         // Another one, and nothing is free.
         let all = heard(begin, &[(2, 0), (3, 0), (4, 0), (5, 0)]);
-        assert_eq!(update(&mut leases, begin, "abcdef", &all).0, false);
+        assert!(!update(&mut leases, begin, "abcdef", &all).0);
         let told = update(&mut leases, begin, "bf", &all);
         assert_eq!(told, (true, "b2 f4 ".into()), "streams that left the subscription");
     }

@@ -261,7 +261,7 @@ async fn lease_changed(leases: Option<&mut watch::Receiver<u64>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn until(at: Option<Instant>) {

@@ -49,7 +49,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Append numbered orders, each exactly once.
-    Produce(produce::Args),
+    Produce(Box<produce::Args>),
     /// Say as JSON what the database holds, and whether its offsets are without a gap.
     Check {
         /// The database of an application, which may run.
@@ -73,7 +73,7 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     let Args { command, listen, database, print } = args;
     match command {
-        Some(Command::Produce(args)) => return produce::run(args, &mut io::stdout()).await,
+        Some(Command::Produce(args)) => return produce::run(*args, &mut io::stdout()).await,
         Some(Command::Check { database }) => {
             let found = check::check(&database::open_existing(&database)?)?;
             return Ok(writeln!(io::stdout(), "{found}")?);

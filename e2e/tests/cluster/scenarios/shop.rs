@@ -50,6 +50,14 @@ impl<'a> Shop<'a> {
         self.kubectl(&["apply", "-f", &format!("{folder}/{file}.yaml")]).await.map(|_| ())
     }
 
+    /// `kubectl apply` of these documents in this namespace.
+    pub(crate) async fn apply(&self, yaml: &str) -> anyhow::Result<()> {
+        let apply = ["--namespace", self.namespace, "apply", "-f", "-"];
+        let ended = self.cluster.try_kubectl(&apply, Some(yaml)).await?;
+        ensure!(ended.success, "{} of {yaml}", ended.stderr);
+        Ok(())
+    }
+
     /// What the application says of its own table.
     pub(crate) async fn check(&self, pod: &str) -> anyhow::Result<Value> {
         let check = ["orders", "--", "/orders", "check", "--database", "/data/orders.db"];
@@ -93,9 +101,20 @@ impl<'a> Shop<'a> {
         let checked = self.check("deployment/orders-projector").await?;
         ensure!(checked["gapless"] == true && checked["first_offset"] == 0, "{checked}");
         ensure!(checked["orders"] == checked["distinct"], "{checked}");
+        self.leave().await
+    }
+
+    /// The namespace goes.
+    pub(crate) async fn leave(self) -> anyhow::Result<()> {
         self.cluster.kubectl(&["delete", "namespace", self.namespace, "--wait=false"]).await?;
         Ok(())
     }
+}
+
+/// The text of an example, for what differs from it.
+pub(crate) fn example(file: &str) -> anyhow::Result<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/kubernetes");
+    Ok(std::fs::read_to_string(format!("{folder}/{file}.yaml"))?)
 }
 
 /// The database goes with its pod; the next one is filled from the first record on.

@@ -18,6 +18,7 @@ fn metadata(uid: &str, annotations: &Value) -> Value {
             "annotations": annotations })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "tests build it in place")]
 fn pod(metadata: Value) -> PartialObjectMeta<Pod> {
     serde_json::from_value(json!({ "metadata": metadata })).unwrap()
 }

@@ -4,18 +4,18 @@ fn read(annotations: &[(&'static str, &str)]) -> Result<Wish, Refusal> {
     Asked::read(&annotations.iter().copied().collect())
 }
 
+/// What a pod that wants something asks for.
+fn asked(wish: Wish) -> Asked {
+    let Wish::Inject(asked) = wish else { panic!("{wish:?}") };
+    asked
+}
+
 fn with(name: &'static str, value: &str) -> Result<Asked, Refusal> {
-    match read(&[(SUBSCRIPTIONS, "orders"), (name, value)])? {
-        Wish::Inject(asked) => Ok(asked),
-        other => panic!("{other:?}"),
-    }
+    Ok(asked(read(&[(SUBSCRIPTIONS, "orders"), (name, value)])?))
 }
 
 fn subscriptions(text: &str) -> Result<Vec<String>, Refusal> {
-    match read(&[(SUBSCRIPTIONS, text), (APPEND, "*")])? {
-        Wish::Inject(asked) => Ok(asked.subscriptions),
-        other => panic!("{other:?}"),
-    }
+    Ok(asked(read(&[(SUBSCRIPTIONS, text), (APPEND, "*")])?).subscriptions)
 }
 
 fn append(text: &str) -> Result<Vec<String>, Refusal> {
@@ -184,10 +184,7 @@ fn eight_unknown_annotations_are_warned_of() {
     let unknown = |count: usize| {
         let names: Vec<String> = (0..count).map(|n| format!("pyramid.dev/a{n}")).collect();
         let names = names.iter().map(|name| (name.as_str(), ""));
-        match Asked::read(&names.chain([(APPEND, "*")]).collect()).unwrap() {
-            Wish::Inject(asked) => asked.unknown.len(),
-            other => panic!("{other:?}"),
-        }
+        asked(Asked::read(&names.chain([(APPEND, "*")]).collect()).unwrap()).unknown.len()
     };
     assert_eq!([unknown(7), unknown(8), unknown(9)], [7, 8, 8]);
 }

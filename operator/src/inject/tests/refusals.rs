@@ -89,6 +89,7 @@ fn the_name_of_a_volume() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of annotations and what is said of them")]
 fn annotations() {
     let with = |name: &str, value: &str| {
         let mut annotations = asking();

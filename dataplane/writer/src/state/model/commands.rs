@@ -17,6 +17,7 @@ impl Model {
         found.ok_or(ControlRefused::NotFound)
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each command")]
     pub(super) fn command(&mut self, index: u64, command: &Command) -> Result {
         if !self.founded && !matches!(command, Command::Bootstrap(_)) {
             return Err(ControlRefused::NotFounded);

@@ -1,0 +1,122 @@
+//! What goes, and what stays, when objects are deleted.
+
+use anyhow::ensure;
+use pyramid_e2e::cluster::{BUCKET, Cluster, ENDPOINT};
+
+use super::outage::scale_operator;
+use super::shop::{SOON, Shop, example};
+
+const STREAM: [&str; 2] = ["streams.pyramid.dev", "orders"];
+/// How long a Job may take. It is tried again while its stream is new.
+const JOB: &str = "--timeout=120s";
+
+async fn stream_id(shop: &Shop<'_>) -> anyhow::Result<String> {
+    let column = ["-o", "jsonpath={.status.streamID}"];
+    shop.kubectl(&[&["get"], &STREAM[..], &column].concat()).await
+}
+
+/// The records, their offsets and their readers stay as they were.
+pub(crate) async fn a_retained_stream_made_again_is_the_same_stream(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let shop = Shop::open(cluster, "retained").await?;
+    let before = stream_id(&shop).await?;
+    ensure!(!before.is_empty(), "the Stream shows no id");
+    shop.kubectl(&[&["delete", "--timeout=60s"], &STREAM[..]].concat()).await?;
+    shop.apply_example("stream").await?;
+    shop.wait(&["--for=condition=Ready", "streams.pyramid.dev/orders"]).await?;
+    let known = async || Ok(stream_id(&shop).await? == before);
+    cluster.wait_for("the Stream has the id from before", SOON, known).await?;
+    shop.goes_on(50).await?;
+    // A table that is filled from the first record on.
+    shop.kubectl(&["delete", "pod", "-l", "app=orders-projector"]).await?;
+    shop.received(70).await?;
+    shop.close().await
+}
+
+/// Its name is free afterwards: the next one is another, from offset 0 on.
+pub(crate) async fn a_stream_with_delete_goes_with_its_records(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let shop = Shop { cluster, namespace: "purged" };
+    cluster.kubectl(&["create", "namespace", shop.namespace]).await?;
+    let stream = format!("{}spec: {{deletionPolicy: Delete}}\n", example("stream")?);
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        shop.apply(&stream).await?;
+        shop.apply_example("job").await?;
+        shop.kubectl(&["wait", JOB, "--for=condition=Complete", "job/orders-append"]).await?;
+        let get = ["get", STREAM[0], STREAM[1], "-o", "jsonpath={.status.nextOffset}"];
+        let counted = async || Ok(shop.kubectl(&get).await? == "2");
+        cluster.wait_for("the Stream has two records", SOON, counted).await?;
+        ids.push(stream_id(&shop).await?);
+        shop.kubectl(&["delete", "job", "orders-append"]).await?;
+        shop.kubectl(&[&["delete", "--timeout=120s"], &STREAM[..]].concat()).await?;
+    }
+    ensure!(ids.first() != ids.last(), "the same stream again: {ids:?}");
+    shop.leave().await
+}
+
+/// What waits for the operator goes once there is one.
+pub(crate) async fn a_namespace_deleted_without_operators_goes_when_they_are_back(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let shop = Shop { cluster, namespace: "deleted" };
+    cluster.kubectl(&["create", "namespace", shop.namespace]).await?;
+    shop.apply(&format!("{}spec: {{deletionPolicy: Delete}}\n", example("stream")?)).await?;
+    shop.apply_example("subscription").await?;
+    let kinds = ["streams.pyramid.dev/orders", "subscriptions.pyramid.dev/orders-projector"];
+    shop.wait(&["--for=condition=Ready", kinds[0], kinds[1]]).await?;
+    scale_operator(cluster, 0).await?;
+    cluster.kubectl(&["delete", "namespace", shop.namespace, "--wait=false"]).await?;
+    let reason = "jsonpath={.status.conditions[?(@.type=='NamespaceFinalizersRemaining')].status}";
+    let get = ["get", "namespace", shop.namespace, "-o", reason];
+    let waits = async || Ok(cluster.kubectl(&get).await? == "True");
+    cluster.wait_for("the namespace waits for the Stream", SOON, waits).await?;
+    scale_operator(cluster, 2).await?;
+    let gone = ["wait", "--for=delete", "namespace", shop.namespace, "--timeout=120s"];
+    cluster.kubectl(&gone).await?;
+    Ok(())
+}
+
+/// A Writer of its own; its volume and its log outlive it.
+pub(crate) async fn a_writer_made_again_adopts_its_volume(cluster: &Cluster) -> anyhow::Result<()> {
+    let system = Shop { cluster, namespace: "pyramid-system" };
+    let writer = format!(
+        "apiVersion: pyramid.dev/v1alpha1\n\
+         kind: Writer\n\
+         metadata: {{name: again}}\n\
+         spec:\n  allowedStreams: {{from: All}}\n  storage: {{size: 1Gi}}\n  objectStorage:\n    \
+         bucket: {BUCKET}\n    endpoint: {ENDPOINT}\n    prefix: again\n    \
+         credentialsSecretRef: {{name: bucket}}\n"
+    );
+    let shop = Shop { cluster, namespace: "adopted" };
+    cluster.kubectl(&["create", "namespace", shop.namespace]).await?;
+    system.apply(&writer).await?;
+    let bound = "spec: {writerRef: {name: again, namespace: pyramid-system}}\n";
+    shop.apply(&format!("{}{bound}", example("stream")?)).await?;
+    shop.apply_example("job").await?;
+    shop.kubectl(&["wait", JOB, "--for=condition=Complete", "job/orders-append"]).await?;
+    let known = async || {
+        let column = ["-o", "jsonpath={.status.clusterID} {.status.members[0].volumeUid}"];
+        system.kubectl(&[&["get", "writers.pyramid.dev", "again"], &column[..]].concat()).await
+    };
+    let before = known().await?;
+    let (id, before_stream) = (before.clone(), stream_id(&shop).await?);
+    ensure!(id.len() > 40 && !before_stream.is_empty(), "{id:?} {before_stream:?}");
+    system.kubectl(&["delete", "writers.pyramid.dev", "again", "--timeout=90s"]).await?;
+    system.wait(&["--for=delete", "pod/again-writer-0"]).await?;
+    system.apply(&writer).await?;
+    system.wait(&["--for=condition=Ready", "writers.pyramid.dev/again"]).await?;
+    ensure!(known().await? == before, "another log: {} after {before}", known().await?);
+    // Both records are there for who begins now.
+    for file in ["subscription", "consumer"] {
+        shop.apply_example(file).await?;
+    }
+    shop.received(2).await?;
+    ensure!(stream_id(&shop).await? == before_stream, "another stream");
+    cluster.kubectl(&["delete", "namespace", shop.namespace, "--timeout=120s"]).await?;
+    system.kubectl(&["delete", "writers.pyramid.dev", "again", "--timeout=90s"]).await?;
+    system.kubectl(&["delete", "pvc", "data-again-writer-0", "--timeout=60s"]).await?;
+    Ok(())
+}
