@@ -7,6 +7,7 @@ use clap::Parser;
 use pyramid_protocol::net::{self, TcpAccept};
 use pyramid_protocol::pb::v1 as pb;
 use pyramid_protocol::pb::v1::local_server::{Local, LocalServer};
+use pyramid_protocol::{Batch, Offset};
 use tokio::task::JoinSet;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
@@ -43,8 +44,8 @@ impl Pusher {
         assert_eq!((request.stream.as_str(), producer.epoch), ("orders", state.epoch));
         assert_eq!(producer.sequence, written, "out of order");
         let records = Records::check(request.records.clone()).unwrap();
-        for record in records.iter() {
-            state.bodies.push(String::from_utf8(record.unwrap().value.to_vec()).unwrap());
+        for record in Batch::new(Offset::START, 0, &records).iter() {
+            state.bodies.push(String::from_utf8(record.unwrap().1.value.to_vec()).unwrap());
         }
         if state.lose == Some(written) {
             return Err(Status::unavailable("the connection broke"));
