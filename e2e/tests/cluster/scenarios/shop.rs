@@ -45,6 +45,14 @@ impl<'a> Shop<'a> {
         self.kubectl(&[&["wait", "--timeout=90s"], arguments].concat()).await
     }
 
+    /// Applies these documents in this namespace.
+    pub(crate) async fn apply(&self, yaml: &str) -> anyhow::Result<()> {
+        let apply = ["--namespace", self.namespace, "apply", "-f", "-"];
+        let ended = self.cluster.try_kubectl(&apply, Some(yaml)).await?;
+        ensure!(ended.success, "{}", ended.stderr);
+        Ok(())
+    }
+
     pub(crate) async fn apply_example(&self, file: &str) -> anyhow::Result<()> {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/kubernetes");
         self.kubectl(&["apply", "-f", &format!("{folder}/{file}.yaml")]).await.map(|_| ())
@@ -60,8 +68,14 @@ impl<'a> Shop<'a> {
 
     /// What the application says of its own table.
     pub(crate) async fn check(&self, pod: &str) -> anyhow::Result<Value> {
-        let check = ["orders", "--", "/orders", "check", "--database", "/data/orders.db"];
-        let text = self.kubectl(&[&["exec", pod, "--container"], &check[..]].concat()).await?;
+        self.check_in(pod, "orders").await
+    }
+
+    /// What the application in this container says of its own table.
+    pub(crate) async fn check_in(&self, pod: &str, container: &str) -> anyhow::Result<Value> {
+        let check = ["--", "/orders", "check", "--database", "/data/orders.db"];
+        let exec = ["exec", pod, "--container", container];
+        let text = self.kubectl(&[&exec[..], &check[..]].concat()).await?;
         serde_json::from_str(&text).with_context(|| format!("the application printed {text:?}"))
     }
 
@@ -84,10 +98,10 @@ impl<'a> Shop<'a> {
         self.received(now + more).await
     }
 
-    /// Ends the producer, waits for the rest, and looks whether all is there, once, in order; then
-    /// the namespace goes.
-    pub(crate) async fn close(self) -> anyhow::Result<()> {
-        self.kubectl(&["delete", "deployment", "orders-producer", "--wait=true"]).await?;
+    /// Ends the producer and waits for the rest; how many orders there are.
+    pub(crate) async fn ends_producing(&self) -> anyhow::Result<u64> {
+        let producer = ["deployment", "orders-producer", "--ignore-not-found", "--wait=true"];
+        self.kubectl(&[&["delete"], &producer[..]].concat()).await?;
         let next = async || {
             let stream =
                 ["get", "streams.pyramid.dev", "orders", "-o", "jsonpath={.status.nextOffset}"];
@@ -98,6 +112,13 @@ impl<'a> Shop<'a> {
             Ok(next > 0 && self.orders().await? == next)
         };
         self.cluster.wait_for("all that was appended is in the table", SOON, rest).await?;
+        self.orders().await
+    }
+
+    /// Ends the producer, waits for the rest, and looks whether all is there, once, in order; then
+    /// the namespace goes.
+    pub(crate) async fn close(self) -> anyhow::Result<()> {
+        self.ends_producing().await?;
         let checked = self.check("deployment/orders-projector").await?;
         ensure!(checked["gapless"] == true && checked["first_offset"] == 0, "{checked}");
         ensure!(checked["orders"] == checked["distinct"], "{checked}");

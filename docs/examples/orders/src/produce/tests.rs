@@ -44,9 +44,8 @@ impl Pusher {
         assert_eq!((request.stream.as_str(), producer.epoch), ("orders", state.epoch));
         assert_eq!(producer.sequence, written, "out of order");
         let records = Records::check(request.records.clone()).unwrap();
-        for record in Batch::new(Offset::new(0), 0, &records).iter() {
-            let (_, record) = record.unwrap();
-            state.bodies.push(String::from_utf8(record.value.to_vec()).unwrap());
+        for record in Batch::new(Offset::START, 0, &records).iter() {
+            state.bodies.push(String::from_utf8(record.unwrap().1.value.to_vec()).unwrap());
         }
         if state.lose == Some(written) {
             return Err(Status::unavailable("the connection broke"));

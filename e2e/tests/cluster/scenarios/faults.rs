@@ -1,0 +1,143 @@
+//! What dies under load, and comes back.
+
+use anyhow::ensure;
+use pyramid_e2e::cluster::Cluster;
+
+use super::shop::{SOON, Shop};
+
+/// Where the chart is installed.
+const SYSTEM: &str = "pyramid-system";
+/// The label of the programs in it.
+const NAME: &str = "app.kubernetes.io/name";
+
+/// The identities of the Pods in [`SYSTEM`] with these names in [`NAME`].
+async fn pods(cluster: &Cluster, names: &str) -> anyhow::Result<Vec<String>> {
+    let selector = format!("{NAME} in ({names})");
+    let uids = "jsonpath={.items[*].metadata.uid}";
+    let get = ["--namespace", SYSTEM, "get", "pods", "--selector", &selector, "-o", uids];
+    let found = cluster.kubectl(&get).await?;
+    Ok(found.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Deletes these Pods at once, and waits until none of them is left and all programs are ready.
+async fn delete_pods(cluster: &Cluster, names: &str) -> anyhow::Result<()> {
+    let before = pods(cluster, names).await?;
+    ensure!(!before.is_empty(), "no pods of {names}");
+    let selector = format!("{NAME} in ({names})");
+    let delete = ["--namespace", SYSTEM, "delete", "pods", "--wait=false", "--selector", &selector];
+    cluster.kubectl(&delete).await?;
+    cluster
+        .wait_for("the pods are others", SOON, async || {
+            let now = pods(cluster, names).await?;
+            Ok(now.len() == before.len() && now.iter().all(|pod| !before.contains(pod)))
+        })
+        .await?;
+    let wait = ["wait", "--for=condition=Ready", "--timeout=90s", "pods", "--selector", &selector];
+    cluster.kubectl(&[&["--namespace", SYSTEM], &wait[..]].concat()).await?;
+    Ok(())
+}
+
+/// Where the consumer runs.
+async fn node_of_consumer(shop: &Shop<'_>) -> anyhow::Result<String> {
+    let node = "jsonpath={.items[0].spec.nodeName}";
+    shop.kubectl(&["get", "pods", "--selector", "app=orders-projector", "-o", node]).await
+}
+
+/// How often the application of the consumer was started again.
+async fn restarts(shop: &Shop<'_>) -> anyhow::Result<u64> {
+    let count = "jsonpath={.items[0].status.containerStatuses[?(@.name=='orders')].restartCount}";
+    let get = ["get", "pods", "--selector", "app=orders-projector", "-o", count];
+    Ok(shop.kubectl(&get).await?.parse()?)
+}
+
+/// Waits until Kubernetes thinks so of a node.
+async fn node_is(cluster: &Cluster, node: &str, ready: &str) -> anyhow::Result<()> {
+    let condition = format!("--for=condition=Ready={ready}");
+    let node = format!("node/{node}");
+    cluster.kubectl(&["wait", "--timeout=90s", &condition, &node]).await.map(drop)
+}
+
+/// The Writer is in the way of every append while it starts; its volume has what it had said yes to.
+pub(crate) async fn appends_go_on_after_the_writers_pod_was_deleted_twice(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let shop = Shop::open(cluster, "writer-deleted").await?;
+    for _ in 0..2 {
+        delete_pods(cluster, "pyramid-writer").await?;
+        shop.goes_on(30).await?;
+    }
+    shop.close().await
+}
+
+/// Deliveries need no operator; and those that come after it know what was.
+pub(crate) async fn operators_and_writer_deleted_at_once_come_back(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let shop = Shop::open(cluster, "operators-deleted").await?;
+    delete_pods(cluster, "pyramid-operator").await?;
+    shop.goes_on(20).await?;
+    delete_pods(cluster, "pyramid-operator,pyramid-writer").await?;
+    shop.goes_on(30).await?;
+    let another = "apiVersion: pyramid.dev/v1alpha1\nkind: Stream\nmetadata: {name: another}\n";
+    shop.apply(another).await?;
+    shop.wait(&["--for=condition=Ready", "streams.pyramid.dev/another"]).await?;
+    shop.close().await
+}
+
+/// The volume of the Writer keeps what cannot be shipped, and pushers get it from there.
+pub(crate) async fn deliveries_go_on_while_the_bucket_is_away(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let shop = Shop::open(cluster, "bucket-away").await?;
+    cluster.s3().stop().await?;
+    // At ten a second this is a minute.
+    let away = async {
+        ensure!(cluster.s3().list("").await.is_err(), "the bucket answers");
+        shop.goes_on(300).await?;
+        shop.goes_on(300).await
+    };
+    let outcome = away.await;
+    cluster.s3().start().await?;
+    outcome?;
+    let reachable = ["wait", "--timeout=90s", "--for=condition=ObjectStorageReady"];
+    let writer = ["writers.pyramid.dev/default", "--namespace", SYSTEM];
+    cluster.kubectl(&[&reachable[..], &writer[..]].concat()).await?;
+    shop.goes_on(20).await?;
+    shop.close().await
+}
+
+/// A power cut: kubelet, containerd and all Pods of the node.
+pub(crate) async fn a_consumer_comes_back_with_its_killed_node(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let shop = Shop::open(cluster, "node-killed").await?;
+    let (before, started) = (shop.orders().await?, restarts(&shop).await?);
+    let name = node_of_consumer(&shop).await?;
+    let node = cluster.node_named(&name)?;
+    node.kill().await?;
+    let noticed = node_is(cluster, &name, "Unknown").await;
+    node.start().await?;
+    noticed?;
+    node_is(cluster, &name, "True").await?;
+    let again = async || Ok(restarts(&shop).await? > started);
+    cluster.wait_for("the application was started again", SOON, again).await?;
+    shop.received(before + 100).await?;
+    shop.close().await
+}
+
+/// The Pods of the node run on, and reach nothing until it is connected again.
+pub(crate) async fn a_consumer_catches_up_after_its_node_was_cut_off(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let shop = Shop::open(cluster, "node-cut").await?;
+    let before = shop.orders().await?;
+    let name = node_of_consumer(&shop).await?;
+    let node = cluster.node_named(&name)?;
+    node.cut().await?;
+    let noticed = node_is(cluster, &name, "Unknown").await;
+    node.join().await?;
+    noticed?;
+    node_is(cluster, &name, "True").await?;
+    shop.received(before + 100).await?;
+    shop.close().await
+}
