@@ -8,6 +8,8 @@
 //! `PYRAMID_SCENARIO` runs only that one.
 
 mod deletion;
+mod delivery;
+mod faults;
 mod outage;
 mod pods;
 mod refusals;
@@ -79,5 +81,13 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         deletion::a_stream_with_delete_goes_with_its_records,
         deletion::a_namespace_deleted_without_operators_goes_when_they_are_back,
         deletion::a_writer_made_again_adopts_its_volume,
+        delivery::another_pod_of_an_exclusive_subscription_takes_over,
+        delivery::each_pod_of_a_broadcast_subscription_gets_all,
+        delivery::two_subscriptions_of_one_pod_have_a_port_each,
+        faults::appends_go_on_after_the_writers_pod_was_deleted_twice,
+        faults::operators_and_writer_deleted_at_once_come_back,
+        faults::deliveries_go_on_while_the_bucket_is_away,
+        faults::a_consumer_comes_back_with_its_killed_node,
+        faults::a_consumer_catches_up_after_its_node_was_cut_off,
     );
 }

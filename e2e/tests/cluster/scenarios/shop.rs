@@ -45,14 +45,6 @@ impl<'a> Shop<'a> {
         self.kubectl(&[&["wait", "--timeout=90s"], arguments].concat()).await
     }
 
-    /// Applies these documents in this namespace.
-    pub(crate) async fn apply(&self, yaml: &str) -> anyhow::Result<()> {
-        let apply = ["--namespace", self.namespace, "apply", "-f", "-"];
-        let ended = self.cluster.try_kubectl(&apply, Some(yaml)).await?;
-        ensure!(ended.success, "{}", ended.stderr);
-        Ok(())
-    }
-
     pub(crate) async fn apply_example(&self, file: &str) -> anyhow::Result<()> {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/kubernetes");
         self.kubectl(&["apply", "-f", &format!("{folder}/{file}.yaml")]).await.map(|_| ())
