@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn a_program_that_is_not_built_is_told_with_the_command() {
         let error = program("no-such-program").unwrap_err().to_string();
-        assert!(error.ends_with("build it with `cargo build --workspace`"), "{error}");
+        assert!(error.ends_with("build it with `make programs`"), "{error}");
     }
 
     #[test]
