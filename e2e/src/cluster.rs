@@ -1,7 +1,7 @@
 //! A real Kubernetes of three nodes on this machine, without an image registry.
 //!
 //! All of a cluster lies in one state directory, and follows from it: names, addresses, certificates,
-//! data, logs. The control plane, the object store and each node are [`unit`]s, which the kernel ends
+//! data, logs. The control plane, the object store and each node are [`unit`](mod@unit)s, which the kernel ends
 //! as a whole; their [`network`] has no way out. `pyramid-cluster up` leaves a cluster running for
 //! people, [`Cluster::start`] binds one to a test, and both are taken down by what the state
 //! directory says.

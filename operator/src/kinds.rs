@@ -1,10 +1,9 @@
 //! Streams, Subscriptions, Writers and the namespaces they lie in, each watched once; and which of
 //! them are looked at again when something changes.
 //!
-//! The four controllers behind it share everything here: [`stream`](crate::stream),
-//! [`subscription`](crate::subscription), [`bootstrap`](crate::bootstrap) and
-//! [`stats`](crate::stats). None of them starts before all caches hold the whole cluster: an object
-//! that is absent from a cache that is not full looks like one that was deleted.
+//! The four controllers behind it share everything here: [`stream`], [`subscription`],
+//! [`bootstrap`] and [`stats`]. None of them starts before all caches hold the whole cluster: an
+//! object that is absent from a cache that is not full looks like one that was deleted.
 
 pub(crate) mod configured;
 pub(crate) mod queue;

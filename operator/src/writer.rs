@@ -1,7 +1,7 @@
 //! The controller of Writers.
 //!
-//! One pass: read everything anew ([`observe`]), decide one step ([`plan`]), do it ([`act`]), and
-//! so on until nothing is left to do now; then say how it stands ([`status`]).
+//! One pass: read everything anew ([`observe`]), decide one step ([`plan`](mod@plan)), do it
+//! ([`act`]), and so on until nothing is left to do now; then say how it stands ([`status`]).
 
 mod act;
 mod children;
