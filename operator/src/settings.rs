@@ -109,7 +109,8 @@ pub struct Waits {
     pub resync_seconds: u32,
     /// One that makes progress.
     pub progress_seconds: u32,
-    /// Numbers in status are written at most this often for one object.
+    /// Numbers in status are written at most this often for one object, and a stable Writer is asked
+    /// how it is.
     pub stats_seconds: u32,
     /// What is configured in Writers is compared this often.
     pub drift_seconds: u32,
@@ -134,6 +135,12 @@ impl Waits {
     #[must_use]
     pub fn resync(self) -> Duration {
         Duration::from_secs(self.resync_seconds.into())
+    }
+
+    /// As a duration.
+    #[must_use]
+    pub fn stats(self) -> Duration {
+        Duration::from_secs(self.stats_seconds.into())
     }
 
     /// As a duration.

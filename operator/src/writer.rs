@@ -333,7 +333,9 @@ impl Shared {
     fn again(&self, step: &Step) -> Action {
         let waits = self.context.settings.waits;
         let wait = match step {
-            Step::Stable | Step::Stop(_) => waits.resync(),
+            // Nothing tells when the Writer loses or finds its bucket.
+            Step::Stable => waits.stats(),
+            Step::Stop(_) => waits.resync(),
             Step::Gone => return Action::await_change(),
             Step::Wait(_)
             | Step::AddFinalizer
