@@ -16,7 +16,7 @@ CLUSTER_TOOLS := $(KUBERNETES_BIN)/etcd $(KUBERNETES_PARTS:%=$(KUBERNETES_BIN)/%
 .DEFAULT_GOAL := help
 # Programs as users get them: static, so that an image needs nothing else.
 PLATFORM := $(shell uname -m)-unknown-linux-musl
-PROGRAMS := pyramid-operator pyramid-writer pyramid-pusher pyramid orders
+PROGRAMS := pyramid-operator pyramid-writer pyramid-pusher pyramid orders pyramid-probe
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 

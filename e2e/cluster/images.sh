@@ -62,4 +62,5 @@ pyramid-writer pyramid-writer dataplane/writer
 pyramid-pusher pyramid-pusher sidecar
 pyramid pyramid dataplane/cli
 pyramid-orders orders docs/examples/orders
+pyramid-probe pyramid-probe e2e/cluster/probe
 IMAGES
