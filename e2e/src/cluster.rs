@@ -273,6 +273,19 @@ impl Cluster {
         try_join_all(nodes).await.map(drop)
     }
 
+    /// Gives an image that every node has one more name.
+    ///
+    /// # Errors
+    /// A node has no such image.
+    pub async fn tag_image(&self, image: &str, name: &str) -> anyhow::Result<()> {
+        for number in 1..=NODES {
+            let socket = node::socket(&self.layout, number).display().to_string();
+            let tag = ["images", "tag", "--force", image, name];
+            run("ctr", &[&["-a", &socket, "-n", "k8s.io"], &tag[..]].concat()).await?;
+        }
+        Ok(())
+    }
+
     /// A node, from 1 on.
     ///
     /// # Errors

@@ -116,6 +116,9 @@ pub struct Waits {
     pub drift_seconds: u32,
     /// The lease of the leading operator.
     pub lease_seconds: u32,
+    /// How long the URL of a chunk works that a Writer gives out. It waits twice as long before it
+    /// erases the chunks of a deleted Stream.
+    pub chunk_url_seconds: u32,
 }
 
 impl Default for Waits {
@@ -126,6 +129,7 @@ impl Default for Waits {
             stats_seconds: 30,
             drift_seconds: 300,
             lease_seconds: 15,
+            chunk_url_seconds: 300,
         }
     }
 }

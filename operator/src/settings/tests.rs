@@ -48,6 +48,7 @@ fn what_is_left_out_has_the_documented_values() {
             stats_seconds: 30,
             drift_seconds: 300,
             lease_seconds: 15,
+            chunk_url_seconds: 300,
         },
     };
     assert_eq!(read(LEAST).unwrap(), expected);
@@ -72,7 +73,8 @@ pusher:
   resources: {requests: {cpu: 10m}}
   imagePullSecrets: [registry]
 pki: {rootLifeSeconds: 1, writerLifeSeconds: 2, operatorLifeSeconds: 3, podLifeSeconds: 4, unboundLifeSeconds: 5}
-waits: {resyncSeconds: 1, progressSeconds: 2, statsSeconds: 3, driftSeconds: 4, leaseSeconds: 5}
+waits:
+  {resyncSeconds: 1, progressSeconds: 2, statsSeconds: 3, driftSeconds: 4, leaseSeconds: 5, chunkUrlSeconds: 6}
 ";
     let cpu = ("cpu".to_owned(), Quantity("10m".to_owned()));
     let expected = Settings {
@@ -109,6 +111,7 @@ waits: {resyncSeconds: 1, progressSeconds: 2, statsSeconds: 3, driftSeconds: 4, 
             stats_seconds: 3,
             drift_seconds: 4,
             lease_seconds: 5,
+            chunk_url_seconds: 6,
         },
     };
     assert_eq!(read(text).unwrap(), expected);

@@ -43,8 +43,9 @@ pub(crate) fn push(database: &mut Connection, push: PushRequest) -> anyhow::Resu
     for batch in push.batches {
         for record in Batch::decode(batch)?.iter() {
             let (offset, record) = record?;
-            let mut insert = transaction.prepare_cached("INSERT INTO orders VALUES (?1, ?2)")?;
-            insert.execute((offset.get(), &record.value[..]))?;
+            let mut insert =
+                transaction.prepare_cached("INSERT INTO orders VALUES (?1, ?2, ?3)")?;
+            insert.execute((&push.stream, offset.get(), &record.value[..]))?;
         }
     }
     transaction.commit()?;

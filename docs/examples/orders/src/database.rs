@@ -9,8 +9,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS orders (
-        offset INTEGER PRIMARY KEY,
-        body BLOB NOT NULL
+        stream TEXT NOT NULL,
+        offset INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (stream, offset)
     ) STRICT;
     CREATE TABLE IF NOT EXISTS positions (
         stream TEXT PRIMARY KEY,
@@ -30,8 +32,16 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Connection> {
     let database = Connection::open(path).with_context(|| format!("open {}", path.display()))?;
     database.pragma_update(None, "journal_mode", "WAL")?;
     database.pragma_update(None, "synchronous", "FULL")?;
-    database.execute_batch(TABLES)?;
+    make_tables(&database)?;
     Ok(database)
+}
+
+/// Makes the tables where there are none.
+///
+/// # Errors
+/// As the database says.
+pub(crate) fn make_tables(database: &Connection) -> rusqlite::Result<()> {
+    database.execute_batch(TABLES)
 }
 
 /// Opens the database of an application that may run meanwhile.
@@ -40,7 +50,11 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Connection> {
 /// There is none, or it cannot be opened.
 pub(crate) fn open_existing(path: &Path) -> anyhow::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Connection::open_with_flags(path, flags).with_context(|| format!("open {}", path.display()))
+    let database = Connection::open_with_flags(path, flags)
+        .with_context(|| format!("open {}", path.display()))?;
+    // Of a container only the folder of the database can be written.
+    database.pragma_update(None, "temp_store", "MEMORY")?;
+    Ok(database)
 }
 
 /// Where the application is in this stream, if it ever was.
@@ -55,12 +69,12 @@ pub(crate) fn position(database: &Connection, stream: &str) -> rusqlite::Result<
     database.query_row(query, [stream], position).optional()
 }
 
-/// Writes the body of each order on a line of its own, in the order of the offsets.
+/// Writes the body of each order on a line of its own, stream by stream, in the order of the offsets.
 ///
 /// # Errors
 /// As the database or `out` says.
 pub(crate) fn print(database: &Connection, out: &mut impl Write) -> anyhow::Result<()> {
-    let mut orders = database.prepare("SELECT body FROM orders ORDER BY offset")?;
+    let mut orders = database.prepare("SELECT body FROM orders ORDER BY stream, offset")?;
     let mut rows = orders.query([])?;
     while let Some(row) = rows.next()? {
         out.write_all(row.get_ref(0)?.as_blob()?)?;

@@ -48,9 +48,11 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Append numbered orders, each exactly once.
+    /// Append numbered orders, each exactly once; at the end, or when it is told to stop, say as JSON
+    /// how many the Writer has answered for.
     Produce(Box<produce::Args>),
-    /// Say as JSON what the database holds, and whether its offsets are without a gap.
+    /// Say as JSON what the database holds, whether offsets are without a gap, and whether the
+    /// numbers of each producer are in sequence.
     Check {
         /// The database of an application, which may run.
         #[arg(long)]
@@ -73,9 +75,15 @@ async fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<()> {
     let Args { command, listen, database, print } = args;
     match command {
-        Some(Command::Produce(args)) => return produce::run(*args, &mut io::stdout()).await,
+        Some(Command::Produce(args)) => {
+            let mut terminate = signal(SignalKind::terminate())?;
+            let stop = async move {
+                terminate.recv().await;
+            };
+            return produce::run(*args, stop, &mut io::stdout()).await;
+        }
         Some(Command::Check { database }) => {
-            let found = check::check(&database::open_existing(&database)?)?;
+            let found = check::check(&mut database::open_existing(&database)?)?;
             return Ok(writeln!(io::stdout(), "{found}")?);
         }
         None => {}

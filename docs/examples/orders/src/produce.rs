@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -25,6 +26,8 @@ use tonic::transport::{Channel, Endpoint};
 const RETRY: Duration = Duration::from_secs(1);
 /// One order in this time at most.
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// Far below what a record may have.
+const NOTE_BYTES_MAX: i64 = 500_000;
 
 /// Flags of `produce`.
 #[derive(Debug, clap::Args)]
@@ -41,40 +44,56 @@ pub(crate) struct Args {
     /// Orders per second.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rate: u64,
+    /// Length of the note in each order. Unit: bytes.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=NOTE_BYTES_MAX))]
+    note_bytes: u32,
     /// End after so many orders, also counting those of earlier runs. Default: never.
     #[arg(long)]
     count: Option<u64>,
 }
 
-/// Appends until there are enough orders.
+/// Appends until there are enough orders, or until `stop`; then says how many the Writer has
+/// answered for.
 ///
 /// # Errors
 /// Only `out` fails: everything else is tried again.
-pub(crate) async fn run(args: Args, out: &mut impl Write) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    args: Args,
+    stop: impl Future<Output = ()>,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let mut stop = pin!(stop);
     let mut pause = interval(Duration::from_nanos(NANOS_PER_SECOND / args.rate.max(1)));
     pause.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut known = None;
     loop {
-        let ended = async {
+        let end = async {
             let mut door = Door::open(&args, known).await?;
+            known = Some(door.next_number);
             while args.count.is_none_or(|count| door.next_number < count) {
-                pause.tick().await;
-                door.append(&args.stream).await?;
+                // Not while an answer is missing: whether that order was written would be unknown.
+                tokio::select! {
+                    () = stop.as_mut() => break,
+                    _ = pause.tick() => {}
+                }
+                door.append(&args).await?;
                 known = Some(door.next_number);
             }
-            anyhow::Ok(door.next_number)
+            anyhow::Ok(())
         };
-        match ended.await {
-            Ok(orders) => {
-                let end = json!({ "stream": args.stream, "orders": orders });
-                return Ok(writeln!(out, "{end}")?);
-            }
+        match end.await {
+            Ok(()) => break,
             Err(error) => {
                 drop(writeln!(std::io::stderr(), "again in {RETRY:?}: {error:#}"));
-                sleep(RETRY).await;
+                tokio::select! {
+                    () = stop.as_mut() => break,
+                    () = sleep(RETRY) => {}
+                }
             }
         }
     }
+    let end = json!({ "stream": args.stream, "producer": args.producer, "orders": known });
+    Ok(writeln!(out, "{end}")?)
 }
 
 /// A call of `Append` under a producer.
@@ -111,13 +130,20 @@ impl Door {
     }
 
     /// Appends the next order, and waits until it is written.
-    async fn append(&mut self, stream: &str) -> anyhow::Result<()> {
-        let body = json!({ "number": self.next_number, "item": "tea", "quantity": 1 }).to_string();
+    async fn append(&mut self, args: &Args) -> anyhow::Result<()> {
+        let number = self.next_number;
+        let mut order = json!({
+            "producer": args.producer, "number": number, "item": "tea", "quantity": 1,
+        });
+        if args.note_bytes > 0 {
+            order["note"] = "x".repeat(usize::try_from(args.note_bytes)?).into();
+        }
+        let body = order.to_string();
         let record = Record { value: body.into_bytes().into(), headers: Vec::new() };
         let request = AppendRequest {
-            stream: stream.to_owned(),
+            stream: args.stream.clone(),
             records: Records::encode(&[record])?.bytes().clone(),
-            producer: Some(Producer { id: self.id, epoch: self.epoch, sequence: self.next_number }),
+            producer: Some(Producer { id: self.id, epoch: self.epoch, sequence: number }),
             ..AppendRequest::default()
         };
         self.requests.send(request).await.context("the pusher has ended the call")?;

@@ -4,54 +4,53 @@ use anyhow::ensure;
 use pyramid_e2e::cluster::{BUCKET, Cluster, ENDPOINT};
 
 use super::outage::scale_operator;
-use super::shop::{SOON, Shop, example};
+use super::shop::{SOON, Shop, example, objects as objects_of};
 
 const STREAM: [&str; 2] = ["streams.pyramid.dev", "orders"];
 /// How long a Job may take. It is tried again while its stream is new.
 const JOB: &str = "--timeout=120s";
 
-async fn stream_id(shop: &Shop<'_>) -> anyhow::Result<String> {
-    let column = ["-o", "jsonpath={.status.streamID}"];
-    shop.kubectl(&[&["get"], &STREAM[..], &column].concat()).await
-}
-
-/// The records, their offsets and their readers stay as they were.
+/// The records, their offsets and their readers stay as they were, in the bucket, too.
 pub(crate) async fn a_retained_stream_made_again_is_the_same_stream(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
     let shop = Shop::open(cluster, "retained").await?;
-    let before = stream_id(&shop).await?;
-    ensure!(!before.is_empty(), "the Stream shows no id");
+    shop.ends_complete().await?;
+    shop.fills_two_chunks().await?;
+    let (before, chunks) = (shop.stream_id().await?, shop.objects(".pyc").await?);
     shop.kubectl(&[&["delete", "--timeout=60s"], &STREAM[..]].concat()).await?;
     shop.apply_example("stream").await?;
     shop.wait(&["--for=condition=Ready", "streams.pyramid.dev/orders"]).await?;
-    let known = async || Ok(stream_id(&shop).await? == before);
+    let known = async || Ok(shop.stream_id().await? == before);
     cluster.wait_for("the Stream has the id from before", SOON, known).await?;
-    shop.goes_on(50).await?;
-    // A table that is filled from the first record on.
+    ensure!(shop.objects(".pyc").await? == chunks, "other chunks than {chunks:?}");
+    // Appends go on, and a table is filled from the first record on.
     shop.kubectl(&["delete", "pod", "-l", "app=orders-projector"]).await?;
-    shop.received(70).await?;
+    shop.kubectl(&["scale", "deployment/orders-producer", "--replicas=1"]).await?;
+    let all = shop.appended().await?;
+    shop.received(all + 20).await?;
     shop.close().await
 }
 
-/// Its name is free afterwards: the next one is another, from offset 0 on.
+/// Its name is free afterwards: the next one is another, from offset 0 on. What was in the bucket
+/// is there no more when `kubectl delete` ends.
 pub(crate) async fn a_stream_with_delete_goes_with_its_records(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop { cluster, namespace: "purged" };
-    cluster.kubectl(&["create", "namespace", shop.namespace]).await?;
+    let shop = Shop::new(cluster, "purged").await?;
     let stream = format!("{}spec: {{deletionPolicy: Delete}}\n", example("stream")?);
     let mut ids = Vec::new();
     for _ in 0..2 {
         shop.apply(&stream).await?;
-        shop.apply_example("job").await?;
-        shop.kubectl(&["wait", JOB, "--for=condition=Complete", "job/orders-append"]).await?;
-        let get = ["get", STREAM[0], STREAM[1], "-o", "jsonpath={.status.nextOffset}"];
-        let counted = async || Ok(shop.kubectl(&get).await? == "2");
-        cluster.wait_for("the Stream has two records", SOON, counted).await?;
-        ids.push(stream_id(&shop).await?);
-        shop.kubectl(&["delete", "job", "orders-append"]).await?;
+        shop.wait(&["--for=condition=Ready", "streams.pyramid.dev/orders"]).await?;
+        let count = shop.fills_two_chunks().await?;
+        ensure!(shop.appended().await? == count, "the Stream has other records");
+        let (id, objects) = (shop.stream_id().await?, shop.objects("").await?);
+        ensure!(objects.len() >= 3, "two chunks and a key are in the bucket: {objects:?}");
         shop.kubectl(&[&["delete", "--timeout=120s"], &STREAM[..]].concat()).await?;
+        let left = objects_of(cluster, id, "").await?;
+        ensure!(left.is_empty(), "{left:?} are left of {objects:?}");
+        ids.push(id);
     }
     ensure!(ids.first() != ids.last(), "the same stream again: {ids:?}");
     shop.leave().await
@@ -61,8 +60,7 @@ pub(crate) async fn a_stream_with_delete_goes_with_its_records(
 pub(crate) async fn a_namespace_deleted_without_operators_goes_when_they_are_back(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop { cluster, namespace: "deleted" };
-    cluster.kubectl(&["create", "namespace", shop.namespace]).await?;
+    let shop = Shop::new(cluster, "deleted").await?;
     shop.apply(&format!("{}spec: {{deletionPolicy: Delete}}\n", example("stream")?)).await?;
     shop.apply_example("subscription").await?;
     let kinds = ["streams.pyramid.dev/orders", "subscriptions.pyramid.dev/orders-projector"];
@@ -90,8 +88,7 @@ pub(crate) async fn a_writer_made_again_adopts_its_volume(cluster: &Cluster) -> 
          bucket: {BUCKET}\n    endpoint: {ENDPOINT}\n    prefix: again\n    \
          credentialsSecretRef: {{name: bucket}}\n"
     );
-    let shop = Shop { cluster, namespace: "adopted" };
-    cluster.kubectl(&["create", "namespace", shop.namespace]).await?;
+    let shop = Shop::new(cluster, "adopted").await?;
     system.apply(&writer).await?;
     let bound = "spec: {writerRef: {name: again, namespace: pyramid-system}}\n";
     shop.apply(&format!("{}{bound}", example("stream")?)).await?;
@@ -102,8 +99,8 @@ pub(crate) async fn a_writer_made_again_adopts_its_volume(cluster: &Cluster) -> 
         system.kubectl(&[&["get", "writers.pyramid.dev", "again"], &column[..]].concat()).await
     };
     let before = known().await?;
-    let (id, before_stream) = (before.clone(), stream_id(&shop).await?);
-    ensure!(id.len() > 40 && !before_stream.is_empty(), "{id:?} {before_stream:?}");
+    let before_stream = shop.stream_id().await?;
+    ensure!(before.len() > 40, "{before:?}");
     system.kubectl(&["delete", "writers.pyramid.dev", "again", "--timeout=90s"]).await?;
     system.wait(&["--for=delete", "pod/again-writer-0"]).await?;
     system.apply(&writer).await?;
@@ -114,7 +111,7 @@ pub(crate) async fn a_writer_made_again_adopts_its_volume(cluster: &Cluster) -> 
         shop.apply_example(file).await?;
     }
     shop.received(2).await?;
-    ensure!(stream_id(&shop).await? == before_stream, "another stream");
+    ensure!(shop.stream_id().await? == before_stream, "another stream");
     cluster.kubectl(&["delete", "namespace", shop.namespace, "--timeout=120s"]).await?;
     system.kubectl(&["delete", "writers.pyramid.dev", "again", "--timeout=90s"]).await?;
     system.kubectl(&["delete", "pvc", "data-again-writer-0", "--timeout=60s"]).await?;

@@ -1,44 +1,53 @@
 //! Which Pods get which records.
 
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, ensure};
 use pyramid_e2e::cluster::Cluster;
+use pyramid_e2e::process::tell;
 
-use super::shop::{SOON, Shop};
+use super::shop::{SOON, Shop, orders};
 
 /// The consumer of the documentation, which is written for a Subscription of its own name.
 const CONSUMER: &str = include_str!("../../../../docs/examples/kubernetes/consumer.yaml");
 const SUBSCRIPTION: &str = include_str!("../../../../docs/examples/kubernetes/subscription.yaml");
 /// The name of both.
 const PROJECTOR: &str = "orders-projector";
+/// Within this time the next Pod of an Exclusive subscription receives.
+const TAKEOVER_MAX: Duration = Duration::from_secs(5);
 
-/// The table of one Pod.
-struct Table {
-    pod: String,
-    orders: u64,
-    gapless: bool,
-}
-
-/// The tables of all Pods of a Deployment.
-async fn tables(shop: &Shop<'_>, app: &str) -> anyhow::Result<Vec<Table>> {
+/// The names of the Pods of a Deployment.
+async fn pods(shop: &Shop<'_>, app: &str) -> anyhow::Result<Vec<String>> {
     let (selector, names) = (format!("app={app}"), "jsonpath={.items[*].metadata.name}");
     let pods = shop.kubectl(&["get", "pods", "--selector", &selector, "-o", names]).await?;
-    let mut tables = Vec::new();
-    for pod in pods.split_whitespace() {
-        let checked = shop.check(pod).await?;
-        let orders = checked["orders"].as_u64().context("a count")?;
-        let gapless = checked["gapless"] == true && orders == checked["distinct"];
-        tables.push(Table { pod: pod.to_owned(), orders, gapless });
-    }
-    Ok(tables)
+    Ok(pods.split_whitespace().map(str::to_owned).collect())
 }
 
-/// The table of the one Pod that has orders, while there are two.
-async fn the_only_active(shop: &Shop<'_>, app: &str) -> anyhow::Result<Table> {
-    let tables = tables(shop, app).await?;
-    ensure!(tables.len() == 2, "{} pods", tables.len());
-    let mut active: Vec<Table> = tables.into_iter().filter(|table| table.orders > 0).collect();
-    ensure!(active.len() == 1, "{} pods have orders", active.len());
-    active.pop().context("an active pod")
+/// The one of two Pods that has orders, and the one that has none.
+async fn active_and_waiting(shop: &Shop<'_>, app: &str) -> anyhow::Result<(String, String)> {
+    let mut active = Vec::new();
+    let mut waiting = Vec::new();
+    for pod in pods(shop, app).await? {
+        let has_orders = orders(&shop.check(&pod).await?)? > 0;
+        if has_orders { active.push(pod) } else { waiting.push(pod) }
+    }
+    ensure!(active.len() == 1 && waiting.len() == 1, "active {active:?}, waiting {waiting:?}");
+    Ok((active.pop().context("an active pod")?, waiting.pop().context("a waiting pod")?))
+}
+
+/// Deletes the active Pod so; how long the waiting one, which it returns, is without an order.
+async fn take_over(shop: &Shop<'_>, app: &str, how: &[&str]) -> anyhow::Result<(String, Duration)> {
+    let (active, waiting) = active_and_waiting(shop, app).await?;
+    let begin = Instant::now();
+    let receives = async || Ok(orders(&shop.check(&waiting).await?)? > 0);
+    let (deleted, received) = tokio::join!(
+        shop.kubectl(&[&["delete", "pod", &active], how].concat()),
+        shop.cluster.wait_for("the waiting pod receives", TAKEOVER_MAX, receives),
+    );
+    deleted?;
+    received?;
+    Ok((waiting, begin.elapsed()))
 }
 
 /// One Pod gets all. When it dies another one gets all from the position of its own table on,
@@ -54,25 +63,20 @@ pub(crate) async fn another_pod_of_an_exclusive_subscription_takes_over(
     shop.apply(&CONSUMER.replace(PROJECTOR, NAME).replace("replicas: 1", "replicas: 2")).await?;
     let ready = ["rollout", "status", "deployment/exclusive", "--timeout=90s"];
     shop.kubectl(&ready).await?;
-    let first = async || Ok(the_only_active(&shop, NAME).await?.orders > 20);
-    cluster.wait_for("one pod receives", SOON, first).await?;
+    let first = async || active_and_waiting(&shop, NAME).await.map(|_| true);
+    cluster.wait_for("one pod receives, the other does not", SOON, first).await?;
     // Both were connected all the while.
     shop.goes_on(20).await?;
-    let killed = the_only_active(&shop, NAME).await?;
-
-    shop.kubectl(&["delete", "pod", &killed.pod, "--grace-period=0", "--force"]).await?;
-    let next = async || {
-        let active = the_only_active(&shop, NAME).await?;
-        Ok(active.pod != killed.pod && active.orders > killed.orders)
-    };
-    cluster.wait_for("another pod has more than the killed one", SOON, next).await?;
-    let count = shop.ends_producing().await?;
-    let all = async || {
-        let active = the_only_active(&shop, NAME).await?;
-        Ok(active.orders == count && active.gapless)
-    };
-    cluster.wait_for("another pod has all", SOON, all).await?;
-    shop.close().await
+    let (_, killed) = take_over(&shop, NAME, &["--grace-period=0", "--force"]).await?;
+    shop.kubectl(&ready).await?;
+    let (last, stopped) = take_over(&shop, NAME, &["--wait=false"]).await?;
+    tell(&format!("another pod receives {killed:.1?} after a kill, {stopped:.1?} after a stop"));
+    let count = shop.ends_complete().await?;
+    shop.wait_complete(&last, "orders", count).await?;
+    shop.kubectl(&ready).await?;
+    let (still, _) = active_and_waiting(&shop, NAME).await?;
+    ensure!(still == last, "{still} has orders beside {last}");
+    shop.leave().await
 }
 
 /// Each Pod has a table of its own, and all of the stream in it, however late it came.
@@ -81,19 +85,15 @@ pub(crate) async fn each_pod_of_a_broadcast_subscription_gets_all(
 ) -> anyhow::Result<()> {
     let shop = Shop::open(cluster, "broadcast").await?;
     shop.kubectl(&["scale", "deployment/orders-projector", "--replicas=2"]).await?;
-    let both = async || {
-        let tables = tables(&shop, PROJECTOR).await?;
-        Ok(tables.len() == 2 && tables.iter().all(|table| table.orders > 50))
-    };
-    cluster.wait_for("both receive", SOON, both).await?;
+    shop.kubectl(&["rollout", "status", "deployment/orders-projector", "--timeout=90s"]).await?;
+    shop.goes_on(20).await?;
     let count = shop.ends_producing().await?;
-    let all = async || {
-        let tables = tables(&shop, PROJECTOR).await?;
-        let complete = |table: &Table| table.orders == count && table.gapless;
-        Ok(tables.len() == 2 && tables.iter().all(complete))
-    };
-    cluster.wait_for("both have all", SOON, all).await?;
-    shop.close().await
+    let pods = pods(&shop, PROJECTOR).await?;
+    ensure!(pods.len() == 2, "{pods:?}");
+    for pod in pods {
+        shop.wait_complete(&pod, "orders", count).await?;
+    }
+    shop.leave().await
 }
 
 /// One pusher serves two applications of its Pod, each at the port that its Subscription names.
@@ -129,13 +129,72 @@ pub(crate) async fn two_subscriptions_of_one_pod_have_a_port_each(
         Ok(both.iter().all(|checked| checked["orders"].as_u64() > Some(20)))
     };
     cluster.wait_for("both containers receive", SOON, receives).await?;
-    let count = shop.ends_producing().await?;
+    let count = shop.ends_complete().await?;
     for container in ["orders", "second"] {
-        let all = async || {
-            let checked = shop.check_in("deployment/both", container).await?;
-            Ok(checked["orders"] == count && checked["gapless"] == true)
-        };
-        cluster.wait_for("a container has all", SOON, all).await?;
+        shop.wait_complete("deployment/both", container, count).await?;
     }
-    shop.close().await
+    shop.leave().await
+}
+
+/// A stream that appears while it is received is received, too, in the same Pod.
+pub(crate) async fn a_subscription_by_labels_gets_ten_streams_and_one_that_comes_later(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    const EACH: u64 = 50;
+    let shop = Shop::new(cluster, "by-labels").await?;
+    let create = async |numbers: Range<u8>| {
+        let streams: String = numbers.clone().map(labelled_stream).collect();
+        shop.apply(&streams).await?;
+        shop.apply(&appends_to_each(numbers, EACH)?).await
+    };
+    create(0..10).await?;
+    let subscription = SUBSCRIPTION.split_once("spec:").context("a spec")?.0;
+    let selector = "spec:\n  selector: {matchLabels: {kind: till}}\n";
+    shop.apply(&format!("{subscription}{selector}")).await?;
+    // Not among them.
+    shop.apply("apiVersion: pyramid.dev/v1alpha1\nkind: Stream\nmetadata: {name: another}\n")
+        .await?;
+    shop.apply(CONSUMER).await?;
+    let complete = async |streams: usize| {
+        let count = EACH * u64::try_from(streams)?;
+        shop.wait_complete("deployment/orders-projector", "orders", count).await?;
+        let checked = shop.check("deployment/orders-projector").await?;
+        let told = checked["streams"].as_array().context("streams")?;
+        let full = told.iter().filter(|stream| stream["orders"] == EACH).count();
+        ensure!(full == streams && told.len() == streams, "{checked}");
+        anyhow::Ok(())
+    };
+    complete(10).await?;
+    create(10..11).await?;
+    complete(11).await?;
+    shop.leave().await
+}
+
+fn labelled_stream(number: u8) -> String {
+    format!(
+        "apiVersion: pyramid.dev/v1alpha1\nkind: Stream\n\
+         metadata: {{name: till-{number}, labels: {{kind: till}}}}\n---\n"
+    )
+}
+
+/// A Job of one Pod with a producer for each of these streams.
+fn appends_to_each(numbers: Range<u8>, count: u64) -> anyhow::Result<String> {
+    let names: Vec<String> = numbers.map(|number| format!("till-{number}")).collect();
+    let first = names.first().context("a stream")?;
+    let containers: String = names
+        .iter()
+        .map(|name| {
+            format!(
+                "        - name: {name}\n          image: localhost/pyramid-orders:0.1.0\n          \
+                 args: [produce, --stream, {name}, --producer, {name}, --rate, '50', --count, \
+                 '{count}']\n"
+            )
+        })
+        .collect();
+    Ok(format!(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: appends-{first}}}\nspec:\n  template:\n    \
+         metadata:\n      annotations: {{pyramid.dev/append: '{}'}}\n    spec:\n      \
+         restartPolicy: OnFailure\n      containers:\n{containers}",
+        names.join(",")
+    ))
 }

@@ -1,10 +1,15 @@
 //! What dies under load, and comes back.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use pyramid_e2e::cluster::Cluster;
+use tokio::time::sleep;
 
 use super::shop::{SOON, Shop};
 
+/// How long a node reaches nothing.
+const CUT: Duration = Duration::from_secs(30);
 /// Where the chart is installed.
 const SYSTEM: &str = "pyramid-system";
 /// The label of the programs in it.
@@ -48,6 +53,13 @@ async fn restarts(shop: &Shop<'_>) -> anyhow::Result<u64> {
     let count = "jsonpath={.items[0].status.containerStatuses[?(@.name=='orders')].restartCount}";
     let get = ["get", "pods", "--selector", "app=orders-projector", "-o", count];
     Ok(shop.kubectl(&get).await?.parse()?)
+}
+
+/// Waits until the default Writer says so of its bucket.
+async fn bucket_is(cluster: &Cluster, reachable: &str) -> anyhow::Result<()> {
+    let condition = format!("--for=condition=ObjectStorageReady={reachable}");
+    let writer = ["--namespace", SYSTEM, "writers.pyramid.dev/default"];
+    cluster.kubectl(&[&["wait", "--timeout=90s", &condition], &writer[..]].concat()).await.map(drop)
 }
 
 /// Waits until Kubernetes thinks so of a node.
@@ -94,14 +106,13 @@ pub(crate) async fn deliveries_go_on_while_the_bucket_is_away(
     let away = async {
         ensure!(cluster.s3().list("").await.is_err(), "the bucket answers");
         shop.goes_on(300).await?;
+        bucket_is(cluster, "False").await?;
         shop.goes_on(300).await
     };
     let outcome = away.await;
     cluster.s3().start().await?;
     outcome?;
-    let reachable = ["wait", "--timeout=90s", "--for=condition=ObjectStorageReady"];
-    let writer = ["writers.pyramid.dev/default", "--namespace", SYSTEM];
-    cluster.kubectl(&[&reachable[..], &writer[..]].concat()).await?;
+    bucket_is(cluster, "True").await?;
     shop.goes_on(20).await?;
     shop.close().await
 }
@@ -134,7 +145,7 @@ pub(crate) async fn a_consumer_catches_up_after_its_node_was_cut_off(
     let name = node_of_consumer(&shop).await?;
     let node = cluster.node_named(&name)?;
     node.cut().await?;
-    let noticed = node_is(cluster, &name, "Unknown").await;
+    let (noticed, ()) = tokio::join!(node_is(cluster, &name, "Unknown"), sleep(CUT));
     node.join().await?;
     noticed?;
     node_is(cluster, &name, "True").await?;

@@ -70,8 +70,7 @@ pub(crate) async fn helm_refuses_values_that_are_misspelt_or_of_another_type(
 pub(crate) async fn pods_that_cannot_have_a_pusher_are_told_why(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop { cluster, namespace: "refused-pods" };
-    cluster.kubectl(&["create", "namespace", shop.namespace]).await?;
+    let shop = Shop::new(cluster, "refused-pods").await?;
     let run = async |annotation: &str, more: &[&str]| {
         let annotations = format!("--annotations={annotation}");
         let run = ["--namespace", shop.namespace, "run", "x", "--image=x", "--dry-run=server"];
@@ -126,8 +125,7 @@ pub(crate) async fn a_writer_of_three_replicas_is_answered_and_not_made(
 pub(crate) async fn who_is_not_among_the_appenders_appends_nothing(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop { cluster, namespace: "not-an-appender" };
-    cluster.kubectl(&["create", "namespace", shop.namespace]).await?;
+    let shop = Shop::new(cluster, "not-an-appender").await?;
     let stream = "spec: {appenders: [{serviceAccount: till}]}\n";
     shop.apply(&format!("{}{stream}", example("stream")?)).await?;
     shop.wait(&["--for=condition=Ready", "streams.pyramid.dev/orders"]).await?;

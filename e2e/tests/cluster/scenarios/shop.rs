@@ -7,6 +7,11 @@ use anyhow::{Context, ensure};
 use pyramid_e2e::cluster::Cluster;
 use serde_json::Value;
 
+use super::numbers::Numbers;
+
+/// Where the application runs.
+pub(crate) const PROJECTOR: &str = "deployment/orders-projector";
+
 /// Something happens that takes seconds.
 pub(crate) const SOON: Duration = Duration::from_secs(90);
 
@@ -17,13 +22,18 @@ pub(crate) struct Shop<'a> {
 }
 
 impl<'a> Shop<'a> {
+    /// An empty one.
+    pub(crate) async fn new(cluster: &'a Cluster, namespace: &'static str) -> anyhow::Result<Self> {
+        cluster.kubectl(&["create", "namespace", namespace]).await?;
+        Ok(Self { cluster, namespace })
+    }
+
     /// Opens it: the stream `orders`, its Subscription, one consumer, and a producer.
     pub(crate) async fn open(
         cluster: &'a Cluster,
         namespace: &'static str,
     ) -> anyhow::Result<Self> {
-        let shop = Self { cluster, namespace };
-        cluster.kubectl(&["create", "namespace", namespace]).await?;
+        let shop = Self::new(cluster, namespace).await?;
         for file in ["stream", "subscription"] {
             shop.apply_example(file).await?;
         }
@@ -73,8 +83,7 @@ impl<'a> Shop<'a> {
 
     /// Orders in the table of the consumer.
     pub(crate) async fn orders(&self) -> anyhow::Result<u64> {
-        let checked = self.check("deployment/orders-projector").await?;
-        checked["orders"].as_u64().with_context(|| format!("a count in {checked}"))
+        orders(&self.check(PROJECTOR).await?)
     }
 
     /// Waits until the consumer has so many orders.
@@ -90,31 +99,103 @@ impl<'a> Shop<'a> {
         self.received(now + more).await
     }
 
-    /// Ends the producer and waits for the rest; how many orders there are.
+    /// How many records the Writer says the stream `orders` has.
+    pub(crate) async fn appended(&self) -> anyhow::Result<u64> {
+        let stream = format!("stream=\"{}/orders\"", self.namespace);
+        let writer = Numbers::of_default_writer(self.cluster);
+        writer.sum("pyramid_writer_stream_next_offset", &[&stream]).await
+    }
+
+    /// Ends the producer. What it says it was answered for is what the Writer has, as long as
+    /// nobody else appends; how many orders these are.
     pub(crate) async fn ends_producing(&self) -> anyhow::Result<u64> {
-        let producer = ["deployment", "orders-producer", "--ignore-not-found", "--wait=true"];
-        self.kubectl(&[&["delete"], &producer[..]].concat()).await?;
-        let next = async || {
-            let stream =
-                ["get", "streams.pyramid.dev", "orders", "-o", "jsonpath={.status.nextOffset}"];
-            anyhow::Ok(self.kubectl(&stream).await?.parse::<u64>()?)
+        let producer = "deployment/orders-producer";
+        let follow = ["--namespace", self.namespace, "logs", "--follow", producer];
+        let container = ["--container", "producer"];
+        let arguments = [&follow[..], &container].concat();
+        let (said, scaled) = tokio::join!(
+            self.cluster.try_kubectl(&arguments, None),
+            self.kubectl(&["scale", producer, "--replicas=0"]),
+        );
+        scaled?;
+        let said = said?;
+        let end = said.stdout.lines().rfind(|line| line.starts_with('{'));
+        let end = end.with_context(|| format!("the producer told no end: {said:?}"))?;
+        let answered = orders(&serde_json::from_str(end)?)?;
+        let appended = self.appended().await?;
+        ensure!(answered == appended, "{appended} records of {answered} appends in {end}");
+        Ok(appended)
+    }
+
+    /// Ends the producer and waits until the consumer has all, once, in order; how many.
+    pub(crate) async fn ends_complete(&self) -> anyhow::Result<u64> {
+        let count = self.ends_producing().await?;
+        self.wait_complete(PROJECTOR, "orders", count).await?;
+        Ok(count)
+    }
+
+    /// Waits until the table of this container has so many orders and nothing wrong.
+    pub(crate) async fn wait_complete(
+        &self,
+        pod: &str,
+        container: &str,
+        count: u64,
+    ) -> anyhow::Result<()> {
+        let what = format!("{pod} of {} has {count} orders", self.namespace);
+        let all = async || {
+            let checked = self.check_in(pod, container).await?;
+            is_complete(&checked, count).with_context(|| checked.to_string())
         };
-        let rest = async || {
-            let next = next().await?;
-            Ok(next > 0 && self.orders().await? == next)
-        };
-        self.cluster.wait_for("all that was appended is in the table", SOON, rest).await?;
-        self.orders().await
+        self.cluster.wait_for(&what, SOON, all).await
     }
 
     /// Ends the producer, waits for the rest, and looks whether all is there, once, in order; then
     /// the namespace goes.
     pub(crate) async fn close(self) -> anyhow::Result<()> {
-        self.ends_producing().await?;
-        let checked = self.check("deployment/orders-projector").await?;
-        ensure!(checked["gapless"] == true && checked["first_offset"] == 0, "{checked}");
-        ensure!(checked["orders"] == checked["distinct"], "{checked}");
+        self.ends_complete().await?;
         self.leave().await
+    }
+
+    /// Appends so many orders that the stream has two chunks in the bucket, beside others in the
+    /// Writer; needs a stream that nobody else appends to.
+    pub(crate) async fn fills_two_chunks(&self) -> anyhow::Result<u64> {
+        const COUNT: u64 = 280;
+        let arguments = format!(
+            r#"args: ["produce", "--producer", "filler", "--rate", "1000", "--note-bytes", "65536", "--count", "{COUNT}"]"#
+        );
+        let (_, containers) = example("producer")?
+            .split_once("      containers:\n")
+            .map(|(head, rest)| (head.to_owned(), rest.to_owned()))
+            .context("containers of the producer")?;
+        let own = r#"args: ["produce", "--stream", "orders", "--producer", "orders-producer", "--rate", "10"]"#;
+        ensure!(containers.contains(own), "the producer has other arguments: {containers}");
+        let containers = containers.replace(own, &arguments);
+        self.apply(&format!(
+            "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: filler}}\nspec:\n  template:\n    \
+             metadata:\n      annotations: {{pyramid.dev/append: orders}}\n    spec:\n      \
+             restartPolicy: OnFailure\n      automountServiceAccountToken: false\n      \
+             securityContext: {{runAsNonRoot: true, runAsUser: 65532, seccompProfile: {{type: \
+             RuntimeDefault}}}}\n      containers:\n{containers}"
+        ))
+        .await?;
+        self.wait(&["--for=condition=Complete", "job/filler"]).await?;
+        self.kubectl(&["delete", "job", "filler"]).await?;
+        let shipped = async || Ok(self.objects(".pyc").await?.len() >= 2);
+        self.cluster.wait_for("two chunks are in the bucket", SOON, shipped).await?;
+        Ok(COUNT)
+    }
+
+    /// The keys of the bucket that are of the stream `orders` and end so.
+    pub(crate) async fn objects(&self, ending: &str) -> anyhow::Result<Vec<String>> {
+        objects(self.cluster, self.stream_id().await?, ending).await
+    }
+
+    /// The id that the Stream `orders` shows.
+    pub(crate) async fn stream_id(&self) -> anyhow::Result<u64> {
+        let column = ["-o", "jsonpath={.status.streamID}"];
+        let get = ["get", "streams.pyramid.dev", "orders"];
+        let id = self.kubectl(&[&get[..], &column].concat()).await?;
+        id.parse().with_context(|| format!("the Stream shows the id {id:?}"))
     }
 
     /// The namespace goes.
@@ -130,13 +211,71 @@ pub(crate) fn example(file: &str) -> anyhow::Result<String> {
     Ok(std::fs::read_to_string(format!("{folder}/{file}.yaml"))?)
 }
 
-/// The database goes with its pod; the next one is filled from the first record on.
+/// The keys of the bucket that are of the stream of this id and end so.
+pub(crate) async fn objects(
+    cluster: &Cluster,
+    stream: u64,
+    ending: &str,
+) -> anyhow::Result<Vec<String>> {
+    let (chunks, keys) = (format!("/{stream:016}/"), format!("/k/{stream:016}-"));
+    let all = cluster.s3().list("").await?;
+    let of_stream = |key: &&str| key.contains(&chunks) || key.contains(&keys);
+    let all = all.iter().map(|key| key.as_str()).filter(of_stream);
+    Ok(all.filter(|key| key.ends_with(ending)).map(str::to_owned).collect())
+}
+
+/// How many orders a program says there are.
+pub(crate) fn orders(said: &Value) -> anyhow::Result<u64> {
+    said["orders"].as_u64().with_context(|| format!("a count of orders in {said}"))
+}
+
+/// Whether so many orders are there; an error if one is missing among them, there twice, or not in
+/// the order in which its producer numbered it.
+pub(crate) fn is_complete(checked: &Value, count: u64) -> anyhow::Result<bool> {
+    let streams = checked["streams"].as_array().context("streams")?;
+    let right = checked["gapless"] == true
+        && checked["in_sequence"] == true
+        && checked["distinct"] == checked["orders"]
+        && streams.iter().all(|stream| stream["first_offset"] == 0 || stream["orders"] == 0);
+    let orders = orders(checked)?;
+    ensure!(right && orders <= count, "lost, doubled, reordered or invented");
+    Ok(orders == count)
+}
+
+/// The database goes with its pod; the next one is filled from the first record on: what is in
+/// chunks by itself from the bucket, and only what is in no chunk from the Writer.
 pub(crate) async fn a_lost_database_is_filled_again_from_the_bucket(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop::open(cluster, "lost-database").await?;
-    let before = shop.orders().await?;
-    shop.kubectl(&["delete", "pod", "-l", "app=orders-projector"]).await?;
-    shop.received(before).await?;
-    shop.close().await
+    let shop = Shop::new(cluster, "lost-database").await?;
+    for file in ["stream", "subscription"] {
+        shop.apply_example(file).await?;
+    }
+    let kinds = ["streams.pyramid.dev/orders", "subscriptions.pyramid.dev/orders-projector"];
+    shop.wait(&["--for=condition=Ready", kinds[0], kinds[1]]).await?;
+    let count = shop.fills_two_chunks().await?;
+    shop.apply_example("consumer").await?;
+    for _ in 0..2 {
+        shop.wait_complete(PROJECTOR, "orders", count).await?;
+        let pod = shop.kubectl(&["get", "pods", "-l", "app=orders-projector", "-o", POD]).await?;
+        let pusher = Numbers::of_pusher(cluster, shop.namespace, &pod);
+        let read = "pyramid_pusher_read_bytes_total";
+        let from_chunks = pusher.sum(read, &[r#"from="chunk""#]).await?;
+        let from_writer = pusher.sum(read, &[r#"from="writer""#]).await?;
+        // Two chunks of 8 MiB; the rest is smaller than a chunk.
+        ensure!(
+            from_chunks >= 2 * CHUNK_BYTES && from_writer < CHUNK_BYTES,
+            "{from_chunks} bytes from chunks, {from_writer} from the Writer"
+        );
+        let writer = Numbers::of_default_writer(cluster);
+        let sent = writer.sum("pyramid_writer_sent_bytes_total", &[r#"from="chunk""#]).await?;
+        ensure!(sent == 0, "the Writer itself sent {sent} bytes of chunks");
+        shop.kubectl(&["delete", "pod", &pod]).await?;
+    }
+    shop.leave().await
 }
+
+/// Size at which a Writer seals a chunk.
+const CHUNK_BYTES: u64 = 8 << 20;
+/// The one Pod's name.
+const POD: &str = "jsonpath={.items[0].metadata.name}";

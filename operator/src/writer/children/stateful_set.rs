@@ -182,7 +182,7 @@ fn container(parent: Parent<'_>, settings: &Settings, volume_bytes: u64) -> Cont
         name: "writer".to_owned(),
         image: Some(image(parent, settings).to_owned()),
         image_pull_policy: Some(settings.writer_pull_policy.clone()),
-        args: Some(args(parent, volume_bytes)),
+        args: Some(args(parent, settings, volume_bytes)),
         ports: Some(
             [("client", CLIENT_PORT), ("admin", ADMIN_PORT), ("ops", OPS_PORT)]
                 .map(|(name, container_port)| ContainerPort {
@@ -245,7 +245,7 @@ fn probe(path: &str, period_seconds: i32, timeout_seconds: i32, failure_threshol
     }
 }
 
-fn args(parent: Parent<'_>, volume_bytes: u64) -> Vec<String> {
+fn args(parent: Parent<'_>, settings: &Settings, volume_bytes: u64) -> Vec<String> {
     let ObjectStorage {
         bucket,
         prefix,
@@ -271,6 +271,7 @@ fn args(parent: Parent<'_>, volume_bytes: u64) -> Vec<String> {
     args.extend(ca_config_map_ref.iter().map(|_| format!("--s3-ca={S3_CA}/{CA_KEY}")));
     let wal_bytes = (volume_bytes / 100 * WAL_PERCENT).min(WAL_BYTES_MAX);
     args.push(format!("--wal-bytes-max={wal_bytes}"));
+    args.push(format!("--url-life-seconds={}", settings.waits.chunk_url_seconds));
     args.push("--log-format=json".to_owned());
     args
 }

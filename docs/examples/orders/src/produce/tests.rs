@@ -129,8 +129,18 @@ async fn produce(address: &str, count: &str) -> String {
     let endpoint = format!("http://{address}");
     let flags = ["produce", "--endpoint", &endpoint, "--rate", "1000", "--count", count];
     let mut out = Vec::new();
-    run(Command::try_parse_from(flags).unwrap().args, &mut out).await.unwrap();
+    let args = Command::try_parse_from(flags).unwrap().args;
+    run(args, std::future::pending(), &mut out).await.unwrap();
     String::from_utf8(out).unwrap()
+}
+
+fn serve(pusher: &Pusher, accept: TcpAccept) -> JoinSet<Result<(), tonic::transport::Error>> {
+    let service = LocalServer::new(pusher.clone());
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        net::server().add_service(service).serve_with_incoming(net::incoming(accept)).await
+    });
+    serving
 }
 
 #[tokio::test]
@@ -139,18 +149,49 @@ async fn each_number_is_written_once_though_answers_are_lost_and_runs_end() {
     let address = accept.local_address().unwrap().to_string();
     let pusher = Pusher::default();
     *pusher.0.lock().unwrap() = State { lose: Some(2), unknown: 1, ..State::default() };
-    let service = LocalServer::new(pusher.clone());
-    let mut serving = JoinSet::new();
-    serving.spawn(async move {
-        net::server().add_service(service).serve_with_incoming(net::incoming(accept)).await
-    });
-    let end = |orders: u64| format!("{}\n", json!({ "stream": "orders", "orders": orders }));
+    let _serving = serve(&pusher, accept);
+    let end = |orders: u64| {
+        let end = json!({ "stream": "orders", "producer": "orders", "orders": orders });
+        format!("{end}\n")
+    };
     assert_eq!(produce(&address, "5").await, end(5));
     assert_eq!(produce(&address, "8").await, end(8));
     assert_eq!(produce(&address, "8").await, end(8));
     let state = pusher.0.lock().unwrap();
-    let numbered = |number: u64| json!({ "number": number, "item": "tea", "quantity": 1 });
+    let numbered = |number: u64| json!({ "producer": "orders", "number": number, "item": "tea", "quantity": 1 });
     let expected: Vec<String> = (0..8).map(|number| numbered(number).to_string()).collect();
     assert_eq!(state.bodies, expected);
     assert_eq!(state.resumed, [None, Some(2), None, None]);
+}
+
+#[tokio::test]
+async fn told_to_stop_it_says_how_many_were_answered_for() {
+    let accept = TcpAccept::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let endpoint = format!("http://{}", accept.local_address().unwrap());
+    let pusher = Pusher::default();
+    let _serving = serve(&pusher, accept);
+    let enough = async {
+        while pusher.0.lock().unwrap().bodies.len() < 3 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let flags = ["produce", "--endpoint", &endpoint, "--rate", "1000"];
+    let args = Command::try_parse_from(flags).unwrap().args;
+    let mut out = Vec::new();
+    run(args, enough, &mut out).await.unwrap();
+    let written = pusher.0.lock().unwrap().bodies.len();
+    let said: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(said, json!({ "stream": "orders", "producer": "orders", "orders": written }));
+}
+
+#[tokio::test]
+async fn told_to_stop_without_a_pusher_it_has_no_count() {
+    let accept = TcpAccept::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let endpoint = format!("http://{}", accept.local_address().unwrap());
+    drop(accept);
+    let args = Command::try_parse_from(["produce", "--endpoint", &endpoint]).unwrap().args;
+    let mut out = Vec::new();
+    run(args, async {}, &mut out).await.unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(said["orders"], serde_json::Value::Null);
 }
