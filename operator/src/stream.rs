@@ -30,7 +30,7 @@ use crate::admin;
 use crate::context::{BIND_MANAGER, MANAGER};
 use crate::kinds::Kinds;
 use crate::kinds::configured::{Declared, Name, Wanted};
-use crate::kinds::retries::spread;
+use crate::kinds::retries::{Failure, spread};
 use crate::kinds::status::{self, Present, Set, Verdict};
 use crate::kinds::writers::{Founded, WriterName};
 use crate::metrics::Controller;
@@ -53,6 +53,15 @@ pub(crate) enum Error {
     Writer(#[source] admin::Error),
 }
 
+impl Error {
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Kube { source, .. } => Failure::of_server(source),
+            Self::Writer(error) => Failure::of_writer(error),
+        }
+    }
+}
+
 /// Runs until `shutdown`.
 pub(crate) async fn run(kinds: Arc<Kinds>, shutdown: CancellationToken) {
     if !kinds.caches_are_full(&shutdown).await {
@@ -71,7 +80,7 @@ pub(crate) async fn run(kinds: Arc<Kinds>, shutdown: CancellationToken) {
 #[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
 fn error_policy(stream: Arc<DeserializeGuard<Stream>>, error: &Error, kinds: Arc<Kinds>) -> Action {
     let name = key(&*stream);
-    let wait = kinds.retries.failed(&name);
+    let wait = kinds.retries.failed(&name, error.failure());
     tracing::warn!(name, ?wait, error = error as &dyn std::error::Error, "look at a Stream");
     Action::requeue(wait)
 }

@@ -40,6 +40,7 @@ use self::observe::{Live, Pass};
 use self::plan::{Observed, Step, Wait, plan};
 use self::status::Facts;
 use crate::context::Context;
+use crate::kinds::retries::{self, Failure};
 use crate::{admin, metrics, pki};
 
 /// Writers that are worked on at once.
@@ -48,9 +49,6 @@ const CONCURRENCY: u16 = 4;
 const COUNT_AGAIN: Duration = Duration::from_secs(5);
 /// Steps of one pass. A new Writer takes ten; a pass that goes on and on is a bug, and waits.
 const STEPS_MAX: usize = 24;
-/// First and longest wait after a failure.
-const RETRY_MIN: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(300);
 /// Somebody else changed the object between our reading and writing.
 const CONFLICT_RETRY: Duration = Duration::from_millis(100);
 /// A Pod that was evicted may hold up those of other Writers for this long.
@@ -100,6 +98,14 @@ impl Error {
     /// The object is another one than the one that was read.
     fn is_conflict(&self) -> bool {
         self.api_status().is_some_and(kube::core::Status::is_conflict)
+    }
+
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Kube { source, .. } => Failure::of_server(source),
+            Self::Admin(error) => Failure::of_writer(error),
+            Self::Certificate(_) | Self::ClusterId { .. } => Failure::Lasting,
+        }
     }
 
     /// Nothing can be made in a namespace that goes; nothing needs to.
@@ -218,15 +224,10 @@ fn error_policy(found: Arc<Guarded>, error: &Error, shared: Arc<Shared>) -> Acti
     if error.is_conflict() && failures == 1 {
         return Action::requeue(CONFLICT_RETRY);
     }
+    let wait = jittered(retries::doubled(failures, error.failure()), &SystemEntropy);
     let error = pyramid_telemetry::logs::causes(error);
-    tracing::warn!(namespace, name, error, "the Writer is looked at again later");
-    Action::requeue(jittered(retry_after(failures), &SystemEntropy))
-}
-
-/// The wait after so many failures in a row.
-fn retry_after(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    RETRY_MIN.saturating_mul(1 << doublings).min(RETRY_MAX)
+    tracing::warn!(namespace, name, ?wait, error, "the Writer is looked at again later");
+    Action::requeue(wait)
 }
 
 /// Shorter or longer by up to [`JITTER_PERCENT`].
