@@ -123,10 +123,15 @@ async fn say_invalid(
         Verdict::new(types::PROGRAMMED, Truth::Unknown, reasons::PENDING, "it is not accepted"),
         accepted,
     ];
-    let present = Present { object: guarded, status: Value::Null, conditions: &[] };
+    let client = &kinds.context.client;
+    let namespace = guarded.namespace().unwrap_or_default();
+    let there = status::read::<Stream>(client, &namespace, &guarded.name_any()).await;
+    let (status, conditions) =
+        there.map_err(|source| Error::Kube { action: "read a status", source })?;
+    let present = Present { object: guarded, status, conditions: &conditions };
     let fields = vec![("observedGeneration", json!(guarded.meta().generation))];
     let set = Set { manager: MANAGER, fields, types: &TYPES, verdicts: &verdicts };
-    let written = status::write(&kinds.context.client, &present, &set).await;
+    let written = status::write(client, &present, &set).await;
     written.map(|_| ()).map_err(|source| Error::Kube { action: "write a status", source })
 }
 

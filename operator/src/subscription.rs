@@ -131,10 +131,14 @@ async fn say_invalid(
         Verdict::new(types::PROGRAMMED, Truth::Unknown, reasons::PENDING, "it is not resolved"),
         resolved,
     ];
-    let present = Present { object: guarded, status: Value::Null, conditions: &[] };
+    let client = &kinds.context.client;
+    let namespace = guarded.namespace().unwrap_or_default();
+    let there = status::read::<Subscription>(client, &namespace, &guarded.name_any()).await;
+    let (status, conditions) = there.map_err(Error::Kube)?;
+    let present = Present { object: guarded, status, conditions: &conditions };
     let fields = vec![("observedGeneration", json!(guarded.meta().generation))];
     let set = Set { manager: MANAGER, fields, types: &TYPES, verdicts: &verdicts };
-    status::write(&kinds.context.client, &present, &set).await.map_err(Error::Kube)?;
+    status::write(client, &present, &set).await.map_err(Error::Kube)?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! ([`act`]), and so on until nothing is left to do now; then say how it stands ([`status`]).
 
 mod act;
+mod applied;
 mod children;
 #[cfg(test)]
 mod fixture;
@@ -35,6 +36,7 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 
 use self::act::Actor;
+use self::applied::Applied;
 use self::children::Parent;
 use self::observe::{Live, Pass};
 use self::plan::{Observed, Step, Wait, plan};
@@ -127,6 +129,8 @@ struct Memory {
     failures: HashMap<ObjectRef<Writer>, u32>,
     /// How many Streams were bound, and when they were counted.
     streams: HashMap<ObjectRef<Writer>, (usize, Instant)>,
+    /// Their children, as they were applied last.
+    applied: HashMap<ObjectRef<Writer>, Arc<Applied>>,
     /// The one Writer whose Pod is being replaced, and since when.
     rolling: Option<(ObjectRef<Writer>, Instant)>,
 }
@@ -254,6 +258,7 @@ impl Shared {
     ) -> Result<Action, Error> {
         let api = Api::<Writer>::namespaced(self.context.client.clone(), namespace);
         let counted = self.counted(key);
+        let applied = Arc::clone(self.memory().applied.entry(key.clone()).or_default());
         let mut pass = Pass { streams: counted, ..Pass::default() };
         for _ in 0..STEPS_MAX {
             let read = api.get_opt(name).await.map_err(Error::kube("read the Writer"))?;
@@ -287,7 +292,8 @@ impl Shared {
             } else {
                 tracing::info!(namespace, name, ?step, "Writer");
             }
-            Actor { context: &self.context, parent, live: &live }.act(&step, &mut pass).await?;
+            let actor = Actor { context: &self.context, parent, live: &live, applied: &applied };
+            actor.act(&step, &mut pass).await?;
         }
         tracing::warn!(namespace, name, "the Writer needs more steps than it should");
         Ok(Action::requeue(self.context.settings.waits.progress()))
@@ -399,6 +405,7 @@ impl Shared {
         let mut memory = self.memory();
         memory.failures.remove(key);
         memory.streams.remove(key);
+        memory.applied.remove(key);
         drop(memory);
         self.context.writers.forget(namespace, name);
     }
