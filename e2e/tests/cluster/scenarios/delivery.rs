@@ -77,16 +77,18 @@ pub(crate) async fn another_pod_of_an_exclusive_subscription_takes_over(
     shop.apply(&CONSUMER.replace(PROJECTOR, NAME).replace("replicas: 1", "replicas: 2")).await?;
     let ready = ["rollout", "status", "deployment/exclusive", "--timeout=90s"];
     shop.kubectl(&ready).await?;
-    let first = async || active_and_waiting(&shop, NAME).await.map(|_| true);
-    cluster.wait_for("one pod receives, the other does not", SOON, first).await?;
+    let settled = async || active_and_waiting(&shop, NAME).await.map(|_| true);
+    let one = "one pod receives, the other does not";
+    cluster.wait_for(one, SOON, settled).await?;
     // Both were connected all the while.
     shop.goes_on(20).await?;
     let (_, killed) = take_over(&shop, NAME, &["--grace-period=0", "--force"]).await?;
-    shop.kubectl(&ready).await?;
+    cluster.wait_for(one, SOON, settled).await?;
     let (last, stopped) = take_over(&shop, NAME, &["--wait=false"]).await?;
     tell(&format!("another pod receives {killed:.1?} after a kill, {stopped:.1?} after a stop"));
     let count = shop.ends_complete().await?;
     shop.wait_complete(&last, "orders", count).await?;
+    cluster.wait_for(one, SOON, settled).await?;
     let (still, _) = active_and_waiting(&shop, NAME).await?;
     ensure!(still == last, "{still} has orders beside {last}");
     shop.leave().await
