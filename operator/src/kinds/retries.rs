@@ -37,10 +37,11 @@ impl Failure {
 
     /// What the API server answered, or that it did not.
     pub(crate) fn of_server(error: &kube::Error) -> Self {
-        let is_lasting = match error {
+        let is_lasting = if let kube::Error::Api(status) = error {
             // Somebody was faster, it has too much to do, or it is broken for now.
-            kube::Error::Api(status) => !matches!(status.code, 409 | 429 | 500..),
-            error => matches!(error, kube::Error::SerdeError(_)),
+            !matches!(status.code, 409 | 429 | 500..)
+        } else {
+            matches!(error, kube::Error::SerdeError(_))
         };
         if is_lasting { Self::Lasting } else { Self::Passing }
     }
