@@ -96,7 +96,7 @@ async fn arrive(cluster: &Cluster, begin: Instant) -> anyhow::Result<()> {
     let more = "orders of Job and producer";
     cluster.wait_for(more, ORDERS_WITHIN, async || come(ORDERS_MIN).await).await?;
     let checked = check(cluster).await?;
-    ensure!(checked["gapless"] == true && checked["first_offset"] == 0, "{checked}");
+    ensure!(checked["gapless"] == true && checked["streams"][0]["first_offset"] == 0, "{checked}");
     ensure!(checked["orders"] == checked["distinct"], "{checked}");
     Ok(())
 }

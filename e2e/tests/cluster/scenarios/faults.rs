@@ -106,15 +106,19 @@ pub(crate) async fn deliveries_go_on_while_the_bucket_is_away(
     let away = async {
         ensure!(cluster.s3().list("").await.is_err(), "the bucket answers");
         shop.goes_on(300).await?;
+        let filled = shop.appends_two_chunks().await?;
         bucket_is(cluster, "False").await?;
-        shop.goes_on(300).await
+        shop.goes_on(300).await?;
+        anyhow::Ok(filled)
     };
     let outcome = away.await;
     cluster.s3().start().await?;
-    outcome?;
+    let filled = outcome?;
     bucket_is(cluster, "True").await?;
+    shop.has_two_chunks().await?;
     shop.goes_on(20).await?;
-    shop.close().await
+    shop.ends_complete_beside(filled).await?;
+    shop.leave().await
 }
 
 /// A power cut: kubelet, containerd and all Pods of the node.

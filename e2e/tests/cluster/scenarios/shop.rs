@@ -169,8 +169,21 @@ impl<'a> Shop<'a> {
     }
 
     /// Appends so many orders that the stream has two chunks in the bucket, beside others in the
-    /// Writer; needs a stream that nobody else appends to.
+    /// Writer; how many.
     pub(crate) async fn fills_two_chunks(&self) -> anyhow::Result<u64> {
+        let count = self.appends_two_chunks().await?;
+        self.has_two_chunks().await?;
+        Ok(count)
+    }
+
+    /// Waits until two chunks are in the bucket.
+    pub(crate) async fn has_two_chunks(&self) -> anyhow::Result<()> {
+        let shipped = async || Ok(self.objects(".pyc").await?.len() >= 2);
+        self.cluster.wait_for("two chunks are in the bucket", SOON, shipped).await
+    }
+
+    /// Appends as many orders as two chunks hold, and some more; how many.
+    pub(crate) async fn appends_two_chunks(&self) -> anyhow::Result<u64> {
         const COUNT: u64 = 280;
         let arguments = format!(
             r#"args: ["produce", "--producer", "filler", "--rate", "1000", "--note-bytes", "65536", "--count", "{COUNT}"]"#
@@ -192,8 +205,6 @@ impl<'a> Shop<'a> {
         .await?;
         self.wait(&["--for=condition=Complete", "job/filler"]).await?;
         self.kubectl(&["delete", "job", "filler"]).await?;
-        let shipped = async || Ok(self.objects(".pyc").await?.len() >= 2);
-        self.cluster.wait_for("two chunks are in the bucket", SOON, shipped).await?;
         Ok(COUNT)
     }
 

@@ -54,9 +54,12 @@ pub(crate) async fn other_images_come_under_load_without_a_failed_append(
     let shop = Shop::open(cluster, "upgrade").await?;
     let failed = failed_appends(&shop).await?;
     cluster.shell(UPGRADE).await?;
-    let operators = images(&system, "app.kubernetes.io/name=pyramid-operator").await?;
     let next = format!("localhost/pyramid-operator:{NEXT}");
-    ensure!(operators.iter().all(|image| *image == next), "operators have {operators:?}");
+    let replaced = async || {
+        let operators = images(&system, "app.kubernetes.io/name=pyramid-operator").await?;
+        Ok(operators == [next.as_str(), next.as_str()])
+    };
+    cluster.wait_for("both operators have the other image", SOON, replaced).await?;
     writer_runs(&system, NEXT).await?;
     shop.goes_on(50).await?;
     let failed = failed_appends(&shop).await? - failed;
