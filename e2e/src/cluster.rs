@@ -14,6 +14,7 @@
 //!
 //! Absent on purpose: network policies, which the plugins do not enforce; load balancers; Ingress.
 
+mod calls;
 mod certificates;
 mod cgroup;
 mod command;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
 
+pub use self::calls::Call;
 pub use self::kubectl::Ended;
 pub use self::layout::{NODES, node_name};
 pub use self::s3::{BUCKET, ENDPOINT, S3};

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::cluster::calls;
 use crate::cluster::layout::{API_PORT, Layout};
 use crate::cluster::tools::Tools;
 use crate::cluster::unit::{Part, Unit};
@@ -12,12 +13,16 @@ pub(super) const UNIT: &str = "control-plane";
 /// A node that says nothing is not ready after this. The default is 50 s.
 const NODE_GRACE: &str = "12s";
 
+/// The file that says which calls are written down.
+const CALLS: &str = "calls.yaml";
+
 /// The unit, with the files that it reads.
 ///
 /// # Errors
 /// The state directory cannot be written.
 pub(super) fn unit(layout: &Layout, tools: &Tools) -> anyhow::Result<Unit> {
     std::fs::write(layout.path("Corefile"), corefile(layout))?;
+    std::fs::write(layout.path(CALLS), calls::POLICY)?;
     let part = |name, arguments| Part { name, program: tools.program(name), arguments };
     Ok(Unit {
         name: UNIT.to_owned(),
@@ -78,6 +83,10 @@ fn api_server(layout: &Layout) -> Vec<String> {
         ("allow-privileged", "true".into()),
         // Webhooks are reached at the addresses of their pods: there is no proxy beside it.
         ("enable-aggregator-routing", "true".into()),
+        ("audit-policy-file", text(&layout.path(CALLS))),
+        ("audit-log-path", text(&calls::file(layout))),
+        ("audit-log-maxsize", calls::FILE_SIZE.to_string()),
+        ("audit-log-maxbackup", calls::FILES_MAX.to_string()),
     ])
 }
 
