@@ -28,7 +28,7 @@ pub(crate) use render::{namespaces_of, place};
 
 use crate::context::MANAGER;
 use crate::kinds::Kinds;
-use crate::kinds::retries::spread;
+use crate::kinds::retries::{Failure, spread};
 use crate::kinds::writers::WriterName;
 use crate::metrics::Controller;
 use crate::subscription::resolve::resolve;
@@ -45,6 +45,15 @@ pub(crate) enum Error {
     Apply(#[source] kube::Error),
     #[error("read the authorities of the object store of Writer {writer}")]
     Authorities { writer: WriterName, source: kube::Error },
+}
+
+impl Error {
+    /// What the API server said.
+    fn server(&self) -> &kube::Error {
+        match self {
+            Self::Apply(source) | Self::Authorities { source, .. } => source,
+        }
+    }
 }
 
 /// What the controller works with.
@@ -84,7 +93,7 @@ fn error_policy(
     work: Arc<Work>,
 ) -> Action {
     let namespace = namespace.name_any();
-    let wait = work.kinds.retries.failed(&key(&namespace));
+    let wait = work.kinds.retries.failed(&key(&namespace), Failure::of_server(error.server()));
     tracing::warn!(namespace, ?wait, error = error as &dyn std::error::Error, "bootstrap");
     Action::requeue(wait)
 }

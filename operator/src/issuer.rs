@@ -59,6 +59,8 @@ pub(crate) enum Error {
     Token {
         /// What is wrong with it.
         why: String,
+        /// As it is counted.
+        flaw: Issue,
     },
     /// The pod of the token has gone.
     #[error("the pod {namespace}/{pod} of this token does not exist any more")]
@@ -67,6 +69,8 @@ pub(crate) enum Error {
         namespace: String,
         /// Its name.
         pod: String,
+        /// Another has its name.
+        is_replaced: bool,
     },
     /// The pod of the token has ended.
     #[error("the pod {namespace}/{pod} of this token has finished")]
@@ -116,13 +120,16 @@ pub(crate) enum Error {
 impl Error {
     fn result(&self) -> Issue {
         match self {
-            Self::Token { .. }
-            | Self::PodGone { .. }
-            | Self::PodFinished { .. }
-            | Self::NotNamed { .. } => Issue::Denied,
-            Self::Request(_) => Issue::Invalid,
+            Self::Token { flaw, .. } => *flaw,
+            Self::PodGone { is_replaced: false, .. } => Issue::PodGone,
+            Self::PodGone { is_replaced: true, .. } => Issue::PodReplaced,
+            Self::PodFinished { .. } => Issue::PodFinished,
+            Self::NotNamed { .. } => Issue::NotNamed,
+            Self::Request(_) => Issue::BadRequest,
             Self::Limited { .. } => Issue::Limited,
-            Self::Api { .. } | Self::Authority(_) | Self::NotReady => Issue::Unavailable,
+            Self::Api { .. } => Issue::ApiServer,
+            Self::NotReady => Issue::NotReady,
+            Self::Authority(_) => Issue::Authority,
         }
     }
 
@@ -284,8 +291,12 @@ impl Issuer {
     ) -> Result<(Issue, IssueResponse), Error> {
         let trust = Arc::clone(&self.trust.borrow());
         let Holder { namespace, account, .. } = holder;
-        let identity = SpiffeId::service_account(&trust.trust_domain, namespace, account)
-            .map_err(|_unusual| Error::Token { why: "its account is no identity".to_owned() })?;
+        let identity = SpiffeId::service_account(&trust.trust_domain, namespace, account).map_err(
+            |_unusual| Error::Token {
+                why: "its account is no identity".to_owned(),
+                flaw: Issue::BadToken,
+            },
+        )?;
         let (result, life_seconds) = match grant {
             Grant::Pod => (Issue::Pod, self.lives.pod_life_seconds),
             Grant::Unbound => (Issue::Unbound, self.lives.unbound_life_seconds),

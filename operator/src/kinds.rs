@@ -71,6 +71,7 @@ pub(crate) struct Queues {
 pub(crate) struct Gone {
     names: Mutex<std::collections::BTreeSet<Name>>,
     added: Notify,
+    again: Notify,
 }
 
 /// `bootstrap.json` of each namespace, read once per version of its ConfigMap.
@@ -80,6 +81,16 @@ impl Gone {
     pub(crate) fn add(&self, name: Name) {
         self.names.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
         self.added.notify_one();
+    }
+
+    /// What failed before is tried again at once.
+    pub(crate) fn try_again(&self) {
+        self.again.notify_one();
+    }
+
+    /// Waits for [`Gone::try_again`].
+    pub(crate) async fn tried_again(&self) {
+        self.again.notified().await;
     }
 
     /// Takes all, as soon as there is one.

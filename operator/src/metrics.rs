@@ -99,7 +99,7 @@ impl Metrics {
     fn register_requests(&self, registry: &mut Registry) {
         registry.register(
             "issuer_requests",
-            "Requests for certificates, by what became of them",
+            "Requests for certificates, by what became of them and why",
             self.issues.clone(),
         );
     }

@@ -5,10 +5,11 @@
 //! are gone. One writes the numbers, at a pace that the server does not feel.
 
 mod gone;
+mod late;
 mod numbers;
 mod pace;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use crate::kinds::writers::{Founded, WriterName};
 use crate::metrics::Controller;
 use crate::subscription::is_paused;
 use crate::subscription::resolve::resolve;
+use late::Late;
 use numbers::{Delivery, delivery, number};
 use pace::Pace;
 
@@ -64,6 +66,7 @@ async fn ask(kinds: &Kinds, tell: watch::Sender<Arc<Said>>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let drift = Duration::from_secs(waits.drift_seconds.into());
     let mut checked: HashMap<Founded, Instant> = HashMap::new();
+    let mut silent: BTreeSet<WriterName> = BTreeSet::new();
     loop {
         ticks.tick().await;
         let founded = kinds.founded();
@@ -85,6 +88,11 @@ async fn ask(kinds: &Kinds, tell: watch::Sender<Arc<Said>>) {
                     kinds.gone.add(name);
                 }
                 checked.insert(writer.clone(), Instant::now());
+            }
+            if answer.is_none() {
+                silent.insert(writer.name.clone());
+            } else if silent.remove(&writer.name) {
+                kinds.answers(&writer.name);
             }
             said.insert(writer.name, answer);
         }
@@ -130,27 +138,36 @@ fn look_again(kinds: &Kinds, name: &Name) {
 }
 
 async fn settle(kinds: &Kinds) {
+    let mut late = Late::default();
     loop {
-        let mut failed = Vec::new();
-        for name in kinds.gone.take().await {
-            let key = format!("gone {:?} {name}", name.kind);
+        let names = tokio::select! {
+            names = kinds.gone.take() => names,
+            names = late.due() => names,
+            () = kinds.gone.tried_again() => {
+                let names = late.all();
+                for name in &names {
+                    kinds.retries.reset(&gone_key(name));
+                }
+                names
+            }
+        };
+        for name in names {
+            let key = gone_key(&name);
             match gone::settle(kinds, &name).await {
                 Ok(()) => kinds.retries.reset(&key),
                 Err(error) => {
-                    let wait = kinds.retries.failed(&key);
+                    let wait = kinds.retries.failed(&key, error.failure());
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(%name, error, "settle what is gone");
-                    failed.push((wait, name));
+                    tracing::warn!(%name, ?wait, error, "settle what is gone");
+                    late.add(name, wait);
                 }
             }
         }
-        // All wait for the one that failed least often: the others are few.
-        let Some(wait) = failed.iter().map(|(wait, _)| *wait).min() else { continue };
-        tokio::time::sleep(wait).await;
-        for (_, name) in failed {
-            kinds.gone.add(name);
-        }
     }
+}
+
+fn gone_key(name: &Name) -> String {
+    format!("gone {:?} {name}", name.kind)
 }
 
 async fn write(kinds: &Kinds, mut told: watch::Receiver<Arc<Said>>) {

@@ -30,7 +30,7 @@ use crate::admin;
 use crate::context::{BIND_MANAGER, MANAGER};
 use crate::kinds::Kinds;
 use crate::kinds::configured::{Declared, Name, Wanted};
-use crate::kinds::retries::spread;
+use crate::kinds::retries::{Failure, spread};
 use crate::kinds::status::{self, Present, Set, Verdict};
 use crate::kinds::writers::{Founded, WriterName};
 use crate::metrics::Controller;
@@ -53,6 +53,15 @@ pub(crate) enum Error {
     Writer(#[source] admin::Error),
 }
 
+impl Error {
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Kube { source, .. } => Failure::of_server(source),
+            Self::Writer(error) => Failure::of_writer(error),
+        }
+    }
+}
+
 /// Runs until `shutdown`.
 pub(crate) async fn run(kinds: Arc<Kinds>, shutdown: CancellationToken) {
     if !kinds.caches_are_full(&shutdown).await {
@@ -71,7 +80,7 @@ pub(crate) async fn run(kinds: Arc<Kinds>, shutdown: CancellationToken) {
 #[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
 fn error_policy(stream: Arc<DeserializeGuard<Stream>>, error: &Error, kinds: Arc<Kinds>) -> Action {
     let name = key(&*stream);
-    let wait = kinds.retries.failed(&name);
+    let wait = kinds.retries.failed(&name, error.failure());
     tracing::warn!(name, ?wait, error = error as &dyn std::error::Error, "look at a Stream");
     Action::requeue(wait)
 }
@@ -114,10 +123,15 @@ async fn say_invalid(
         Verdict::new(types::PROGRAMMED, Truth::Unknown, reasons::PENDING, "it is not accepted"),
         accepted,
     ];
-    let present = Present { object: guarded, status: Value::Null, conditions: &[] };
+    let client = &kinds.context.client;
+    let namespace = guarded.namespace().unwrap_or_default();
+    let there = status::read::<Stream>(client, &namespace, &guarded.name_any()).await;
+    let (status, conditions) =
+        there.map_err(|source| Error::Kube { action: "read a status", source })?;
+    let present = Present { object: guarded, status, conditions: &conditions };
     let fields = vec![("observedGeneration", json!(guarded.meta().generation))];
     let set = Set { manager: MANAGER, fields, types: &TYPES, verdicts: &verdicts };
-    let written = status::write(&kinds.context.client, &present, &set).await;
+    let written = status::write(client, &present, &set).await;
     written.map(|_| ()).map_err(|source| Error::Kube { action: "write a status", source })
 }
 

@@ -28,7 +28,7 @@ use crate::bootstrap::place;
 use crate::context::{MANAGER, STATS_MANAGER};
 use crate::kinds::Kinds;
 use crate::kinds::configured::{Declared, Name, Wanted};
-use crate::kinds::retries::spread;
+use crate::kinds::retries::{Failure, spread};
 use crate::kinds::status::{self, Present, Set, Verdict};
 use crate::kinds::writers::{Founded, WriterName};
 use crate::metrics::Controller;
@@ -48,6 +48,15 @@ pub(crate) enum Error {
     /// What the Writer said is in the status.
     #[error("the Writer did not do it")]
     Writer(#[source] admin::Error),
+}
+
+impl Error {
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Kube(source) => Failure::of_server(source),
+            Self::Writer(error) => Failure::of_writer(error),
+        }
+    }
 }
 
 /// Runs until `shutdown`.
@@ -72,7 +81,7 @@ fn error_policy(
     kinds: Arc<Kinds>,
 ) -> Action {
     let name = key(&*subscription);
-    let wait = kinds.retries.failed(&name);
+    let wait = kinds.retries.failed(&name, error.failure());
     tracing::warn!(name, ?wait, error = error as &dyn std::error::Error, "look at a Subscription");
     Action::requeue(wait)
 }
@@ -122,10 +131,14 @@ async fn say_invalid(
         Verdict::new(types::PROGRAMMED, Truth::Unknown, reasons::PENDING, "it is not resolved"),
         resolved,
     ];
-    let present = Present { object: guarded, status: Value::Null, conditions: &[] };
+    let client = &kinds.context.client;
+    let namespace = guarded.namespace().unwrap_or_default();
+    let there = status::read::<Subscription>(client, &namespace, &guarded.name_any()).await;
+    let (status, conditions) = there.map_err(Error::Kube)?;
+    let present = Present { object: guarded, status, conditions: &conditions };
     let fields = vec![("observedGeneration", json!(guarded.meta().generation))];
     let set = Set { manager: MANAGER, fields, types: &TYPES, verdicts: &verdicts };
-    status::write(&kinds.context.client, &present, &set).await.map_err(Error::Kube)?;
+    status::write(client, &present, &set).await.map_err(Error::Kube)?;
     Ok(())
 }
 

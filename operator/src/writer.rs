@@ -4,6 +4,7 @@
 //! ([`act`]), and so on until nothing is left to do now; then say how it stands ([`status`]).
 
 mod act;
+mod applied;
 mod children;
 #[cfg(test)]
 mod fixture;
@@ -35,11 +36,13 @@ use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 
 use self::act::Actor;
+use self::applied::Applied;
 use self::children::Parent;
 use self::observe::{Live, Pass};
 use self::plan::{Observed, Step, Wait, plan};
 use self::status::Facts;
 use crate::context::Context;
+use crate::kinds::retries::{self, Failure};
 use crate::{admin, metrics, pki};
 
 /// Writers that are worked on at once.
@@ -48,9 +51,6 @@ const CONCURRENCY: u16 = 4;
 const COUNT_AGAIN: Duration = Duration::from_secs(5);
 /// Steps of one pass. A new Writer takes ten; a pass that goes on and on is a bug, and waits.
 const STEPS_MAX: usize = 24;
-/// First and longest wait after a failure.
-const RETRY_MIN: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_secs(300);
 /// Somebody else changed the object between our reading and writing.
 const CONFLICT_RETRY: Duration = Duration::from_millis(100);
 /// A Pod that was evicted may hold up those of other Writers for this long.
@@ -102,6 +102,14 @@ impl Error {
         self.api_status().is_some_and(kube::core::Status::is_conflict)
     }
 
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Kube { source, .. } => Failure::of_server(source),
+            Self::Admin(error) => Failure::of_writer(error),
+            Self::Certificate(_) | Self::ClusterId { .. } => Failure::Lasting,
+        }
+    }
+
     /// Nothing can be made in a namespace that goes; nothing needs to.
     fn is_namespace_terminating(&self) -> bool {
         self.api_status()
@@ -121,6 +129,8 @@ struct Memory {
     failures: HashMap<ObjectRef<Writer>, u32>,
     /// How many Streams were bound, and when they were counted.
     streams: HashMap<ObjectRef<Writer>, (usize, Instant)>,
+    /// Their children, as they were applied last.
+    applied: HashMap<ObjectRef<Writer>, Arc<Applied>>,
     /// The one Writer whose Pod is being replaced, and since when.
     rolling: Option<(ObjectRef<Writer>, Instant)>,
 }
@@ -218,15 +228,10 @@ fn error_policy(found: Arc<Guarded>, error: &Error, shared: Arc<Shared>) -> Acti
     if error.is_conflict() && failures == 1 {
         return Action::requeue(CONFLICT_RETRY);
     }
+    let wait = jittered(retries::doubled(failures, error.failure()), &SystemEntropy);
     let error = pyramid_telemetry::logs::causes(error);
-    tracing::warn!(namespace, name, error, "the Writer is looked at again later");
-    Action::requeue(jittered(retry_after(failures), &SystemEntropy))
-}
-
-/// The wait after so many failures in a row.
-fn retry_after(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(16);
-    RETRY_MIN.saturating_mul(1 << doublings).min(RETRY_MAX)
+    tracing::warn!(namespace, name, ?wait, error, "the Writer is looked at again later");
+    Action::requeue(wait)
 }
 
 /// Shorter or longer by up to [`JITTER_PERCENT`].
@@ -253,6 +258,7 @@ impl Shared {
     ) -> Result<Action, Error> {
         let api = Api::<Writer>::namespaced(self.context.client.clone(), namespace);
         let counted = self.counted(key);
+        let applied = Arc::clone(self.memory().applied.entry(key.clone()).or_default());
         let mut pass = Pass { streams: counted, ..Pass::default() };
         for _ in 0..STEPS_MAX {
             let read = api.get_opt(name).await.map_err(Error::kube("read the Writer"))?;
@@ -286,7 +292,8 @@ impl Shared {
             } else {
                 tracing::info!(namespace, name, ?step, "Writer");
             }
-            Actor { context: &self.context, parent, live: &live }.act(&step, &mut pass).await?;
+            let actor = Actor { context: &self.context, parent, live: &live, applied: &applied };
+            actor.act(&step, &mut pass).await?;
         }
         tracing::warn!(namespace, name, "the Writer needs more steps than it should");
         Ok(Action::requeue(self.context.settings.waits.progress()))
@@ -398,6 +405,7 @@ impl Shared {
         let mut memory = self.memory();
         memory.failures.remove(key);
         memory.streams.remove(key);
+        memory.applied.remove(key);
         drop(memory);
         self.context.writers.forget(namespace, name);
     }

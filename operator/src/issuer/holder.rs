@@ -8,6 +8,7 @@ use pyramid_crds::annotation;
 use pyramid_protocol::bootstrap::ISSUER_AUDIENCE;
 
 use super::Error;
+use crate::metrics::Issue;
 
 const ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -41,7 +42,7 @@ impl Holder {
     /// Reads the answer to a review.
     pub(super) fn read(status: TokenReviewStatus) -> Result<Self, Error> {
         let TokenReviewStatus { audiences, authenticated, error, user } = status;
-        let refused = |why: &str| Error::Token { why: why.to_owned() };
+        let refused = |why: &str| Error::Token { why: why.to_owned(), flaw: flaw(why) };
         // A refusal is an answer too: `authenticated` is then absent.
         if authenticated != Some(true) {
             return Err(refused(error.as_deref().unwrap_or("the API server does not know it")));
@@ -76,6 +77,17 @@ impl Holder {
     }
 }
 
+/// What is wrong with a token, from the words of the API server: it has no codes for it.
+fn flaw(why: &str) -> Issue {
+    let words = [
+        ("audience", Issue::OtherAudience),
+        ("expired", Issue::ExpiredToken),
+        ("invalidated", Issue::InvalidatedToken),
+    ];
+    let found = words.into_iter().find(|(word, _)| why.contains(word));
+    found.map_or(Issue::BadToken, |(_, issue)| issue)
+}
+
 /// The value of a list of one.
 fn only(extra: &BTreeMap<String, Vec<String>>, key: &str) -> Option<String> {
     extra.get(key)?.first().cloned()
@@ -86,10 +98,11 @@ pub(super) fn grant(holder: &Holder, found: Option<&Pod>) -> Result<Option<Grant
     let Some(bound) = &holder.pod else { return Ok(None) };
     let names = || (holder.namespace.clone(), bound.name.clone());
     // One of the same name may be another: a StatefulSet makes such.
+    let is_replaced = found.is_some_and(|pod| pod.metadata.uid.as_ref() != Some(&bound.uid));
     let found = found.filter(|pod| pod.metadata.uid.as_ref() == Some(&bound.uid));
     let Some(pod) = found else {
         let (namespace, pod) = names();
-        return Err(Error::PodGone { namespace, pod });
+        return Err(Error::PodGone { namespace, pod, is_replaced });
     };
     // A pod that is being deleted still works and may need to renew; one that has ended does not.
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
@@ -188,6 +201,28 @@ mod tests {
             let text = read_with(change).unwrap_err();
             assert!(text.starts_with(&format!("the token is refused: {why}; use")), "{text}");
         }
+    }
+
+    #[test]
+    fn flaws_of_tokens_and_pods_are_counted_apart() {
+        for (said, issue) in [
+            ("[invalid bearer token, token audiences [\"a\"] is invalid]", Issue::OtherAudience),
+            ("[invalid bearer token, service account token has expired]", Issue::ExpiredToken),
+            (
+                "[invalid bearer token, service account token has been invalidated]",
+                Issue::InvalidatedToken,
+            ),
+            ("invalid bearer token", Issue::BadToken),
+        ] {
+            let mut status = status();
+            status.authenticated = None;
+            status.error = Some(said.to_owned());
+            assert_eq!(Holder::read(status).unwrap_err().result(), issue, "{said}");
+        }
+        let gone = |found: Option<&Pod>| grant(&holder(), found).unwrap_err().result();
+        let mut replaced = pod(&[annotation::APPEND]);
+        replaced.metadata.uid = Some("uid-2".to_owned());
+        assert_eq!((gone(None), gone(Some(&replaced))), (Issue::PodGone, Issue::PodReplaced));
     }
 
     fn pod(annotations: &[&str]) -> Pod {

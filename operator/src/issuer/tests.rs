@@ -169,7 +169,7 @@ async fn a_token_without_a_pod_needs_an_access_list_and_is_told_so() {
     let (reason, text) = world.refused("unbound", CSR).await;
     assert_eq!(reason, Reason::Denied);
     assert!(text.contains("shop/web; add it to spec.appenders"), "{text}");
-    assert_eq!(world.metrics.issues(Issue::Denied), 1);
+    assert_eq!(world.metrics.issues(Issue::NotNamed), 1);
 }
 
 #[tokio::test]
@@ -206,7 +206,7 @@ async fn a_request_that_is_no_request_is_invalid() {
         let (reason, text) = world.refused("unbound", csr).await;
         assert_eq!(reason, Reason::Invalid, "{text}");
     }
-    assert_eq!(world.metrics.issues(Issue::Invalid), 3);
+    assert_eq!(world.metrics.issues(Issue::BadRequest), 3);
     assert!(world.issue("unbound", CSR).await.is_ok());
 }
 
@@ -236,5 +236,5 @@ async fn an_api_server_that_does_not_answer_is_a_reason_to_try_again() {
     assert_eq!((refusal.retry, refusal.retry_after_ms), (true, RETRY_AFTER_MS));
     world.api.be(Mood::Good);
     assert!(world.issue("unbound", CSR).await.is_ok());
-    assert_eq!(world.metrics.issues(Issue::Unavailable), 1);
+    assert_eq!(world.metrics.issues(Issue::ApiServer), 1);
 }

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 
-use super::writers::Founded;
+use super::writers::{Founded, WriterName};
 use crate::admin;
 
 /// A Writer that has just failed to answer is not asked again at once: many objects want to know.
@@ -239,6 +239,14 @@ impl Configured {
                 self.view(writer).state().failed = Some((Instant::now(), error.clone()));
                 Err(error)
             }
+        }
+    }
+
+    /// The Writer answers again: whoever wants to know may ask at once.
+    pub(crate) fn answers(&self, writer: &WriterName) {
+        let writers = self.writers();
+        for (_, view) in writers.iter().filter(|(one, _)| one.name == *writer) {
+            view.state().failed = None;
         }
     }
 

@@ -77,6 +77,30 @@ where
     done.map(|_| true).or_else(ignore_gone)
 }
 
+/// Status and conditions of an object that does not decode, as they are now; of one that is gone,
+/// none.
+///
+/// # Errors
+///
+/// The server did not answer.
+pub(crate) async fn read<K>(
+    client: &kube::Client,
+    namespace: &str,
+    name: &str,
+) -> Result<(Value, Vec<Condition>), kube::Error>
+where
+    K: Resource<DynamicType = ()>,
+{
+    let found = api::<K>(client, namespace).get_opt(name).await?;
+    Ok(found.map(said).unwrap_or_default())
+}
+
+fn said(mut found: DynamicObject) -> (Value, Vec<Condition>) {
+    let status = found.data.get_mut("status").map(Value::take).unwrap_or_default();
+    let conditions = status.get("conditions").cloned().unwrap_or_default();
+    (status, serde_json::from_value(conditions).unwrap_or_default())
+}
+
 /// Whether writing the set would change anything.
 pub(crate) fn differs<K>(present: &Present<'_, K>, set: &Set<'_>) -> bool
 where
@@ -220,6 +244,31 @@ status:
             Some(json!({"observedGeneration": 3,
                 "conditions": condition("False", "2030-02-02T00:00:00Z")}))
         );
+    }
+
+    /// Else an object that cannot be read would be written to at each look.
+    #[test]
+    fn what_is_said_of_an_object_that_does_not_decode_is_said_once() {
+        let condition = json!({"type": "Ready", "status": "False", "reason": "Ready",
+            "message": "", "observedGeneration": 3, "lastTransitionTime": "2030-01-01T00:00:00Z"});
+        let found = json!({
+            "apiVersion": "pyramid.dev/v1alpha1",
+            "kind": "Stream",
+            "metadata": {"name": "orders", "namespace": "shop", "generation": 3},
+            "spec": {"retention": "a word"},
+            "status": {"observedGeneration": 3, "conditions": [condition]},
+        });
+        let (status, conditions) = said(serde_json::from_value(found).unwrap());
+        let again = |truth| {
+            let object = &stream();
+            let present = Present { object, status: status.clone(), conditions: &conditions };
+            let verdicts = &[ready(truth)];
+            let fields = vec![("observedGeneration", json!(3))];
+            let set = Set { manager: "m", fields, types: &[types::READY], verdicts };
+            changed(&present, &set, time("2030-02-02T00:00:00Z"))
+        };
+        assert_eq!(again(Truth::False), None);
+        assert!(again(Truth::True).is_some());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use kube::ResourceExt;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::Event;
+use pyramid_crds::condition::{Truth, find, types};
 use pyramid_crds::{Stream, Subscription, Writer};
 use tokio_util::sync::CancellationToken;
 
@@ -158,9 +159,53 @@ impl SubscriptionTriggers {
     }
 }
 
+/// What was last seen of a Writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SeenWriter {
+    /// Its conditions and counts change nothing for Streams: what is founded does.
+    print: u64,
+    is_ready: bool,
+}
+
+/// What a change of a Writer means to its Streams and Subscriptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WriterNews {
+    Nothing,
+    /// They are looked at.
+    Changed,
+    /// They are looked at, and none waits any longer because of what has passed.
+    Back,
+}
+
+impl SeenWriter {
+    fn of(guarded: &Guarded<Writer>) -> Self {
+        match &guarded.0 {
+            Ok(writer) => {
+                let status = writer.status.as_ref();
+                let ready = status.and_then(|status| find(&status.conditions, types::READY));
+                Self {
+                    print: fingerprint(&writer.metadata, &[], &Founded::of(writer)),
+                    is_ready: ready.is_some_and(|ready| ready.status == Truth::True.as_str()),
+                }
+            }
+            Err(bad) => Self { print: fingerprint(&bad.metadata, &[], &()), is_ready: false },
+        }
+    }
+
+    fn after(self, before: Option<Self>) -> WriterNews {
+        let was_ready = before.is_some_and(|before| before.is_ready);
+        if self.is_ready && !was_ready {
+            return WriterNews::Back;
+        }
+        // One that is away is heard of when it is called.
+        let is_same = before.is_some_and(|before| before.print == self.print);
+        if is_same { WriterNews::Nothing } else { WriterNews::Changed }
+    }
+}
+
 pub(super) struct WriterTriggers {
     kinds: Arc<Kinds>,
-    seen: HashMap<ObjectRef<Guarded<Writer>>, u64>,
+    seen: HashMap<ObjectRef<Guarded<Writer>>, SeenWriter>,
 }
 
 impl WriterTriggers {
@@ -169,31 +214,29 @@ impl WriterTriggers {
     }
 
     pub(super) fn on(&mut self, event: &Event<Guarded<Writer>>) {
-        let writer = match event {
+        let (writer, news) = match event {
             Event::Init | Event::InitApply(_) => return,
             Event::InitDone => {
                 self.kinds.everything();
                 return;
             }
             Event::Apply(guarded) => {
-                // Its conditions and counts change nothing for Streams: what is founded does.
-                let print = match &guarded.0 {
-                    Ok(writer) => fingerprint(&writer.metadata, &[], &Founded::of(writer)),
-                    Err(bad) => fingerprint(&bad.metadata, &[], &()),
-                };
-                let seen = self.seen.insert(ObjectRef::from_obj(guarded), print);
-                if seen == Some(print) {
-                    return;
-                }
-                guarded
+                let seen = SeenWriter::of(guarded);
+                let before = self.seen.insert(ObjectRef::from_obj(guarded), seen);
+                (guarded, seen.after(before))
             }
             Event::Delete(guarded) => {
                 self.seen.remove(&ObjectRef::from_obj(guarded));
-                guarded
+                (guarded, WriterNews::Changed)
             }
         };
         let (namespace, name) = key(writer);
-        self.kinds.look_at_users_of(&WriterName { namespace, name });
+        let writer = WriterName { namespace, name };
+        match news {
+            WriterNews::Nothing => {}
+            WriterNews::Changed => self.kinds.look_at_users_of(&writer),
+            WriterNews::Back => self.kinds.answers(&writer),
+        }
     }
 }
 
@@ -278,16 +321,36 @@ impl Kinds {
         );
     }
 
-    /// Streams that are bound to the Writer or to none, the namespaces that they are used from, and
-    /// all Subscriptions: which Writer one has follows from its Streams.
-    fn look_at_users_of(&self, writer: &WriterName) {
+    /// The Writer answers, after it did not: who waited for it waits no longer.
+    pub(crate) fn answers(&self, writer: &WriterName) {
+        self.configured.answers(writer);
+        for stream in self.streams_of(writer) {
+            let (namespace, name) = key(&*stream);
+            self.retries.reset(&format!("Stream {namespace}/{name}"));
+        }
+        for subscription in self.caches.subscriptions.state() {
+            let (namespace, name) = key(&*subscription);
+            self.retries.reset(&format!("Subscription {namespace}/{name}"));
+        }
+        self.gone.try_again();
+        self.look_at_users_of(writer);
+    }
+
+    /// Streams that are bound to the Writer, or to none.
+    fn streams_of(&self, writer: &WriterName) -> Vec<Arc<Guarded<Stream>>> {
         let uses = |guarded: &Guarded<Stream>| {
             let Ok(stream) = &guarded.0 else { return false };
             let own = stream.namespace().unwrap_or_default();
             let bound = stream.spec.writer_ref.as_ref().map(|one| WriterName::named(one, &own));
             bound.is_none_or(|bound| bound == *writer)
         };
-        let streams = self.caches.streams.state_filter(uses);
+        self.caches.streams.state_filter(uses)
+    }
+
+    /// Its Streams, the namespaces that they are used from, and all Subscriptions: which Writer one
+    /// has follows from its Streams.
+    fn look_at_users_of(&self, writer: &WriterName) {
+        let streams = self.streams_of(writer);
         self.queues.streams.extend(streams.iter().map(|one| ObjectRef::from_obj(&**one)));
         let namespaces: BTreeSet<String> =
             streams.iter().filter_map(|one| one.0.as_ref().ok()).flat_map(namespaces_of).collect();
@@ -302,4 +365,52 @@ impl Kinds {
 /// Namespace and name.
 fn key<K: ResourceExt>(object: &K) -> (String, String) {
     (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the watch tells of it.
+    fn seen(ready: &str, members: &str, streams: i32) -> SeenWriter {
+        let writer: Writer = serde_saphyr::from_str(&format!(
+            "
+metadata: {{name: w, namespace: shop, uid: u, generation: 1}}
+spec: {{objectStorage: {{bucket: abc}}}}
+status:
+  clusterID: 00112233445566778899aabbccddeeff
+  streams: {streams}
+  members: {members}
+  conditions:
+  - {{type: Ready, status: '{ready}', reason: Ready, message: '',
+     lastTransitionTime: '2030-01-01T00:00:00Z'}}"
+        ))
+        .unwrap();
+        SeenWriter::of(&DeserializeGuard(Ok(writer)))
+    }
+
+    const MEMBER: &str = "[{name: w-writer-0, id: '1'}]";
+
+    #[test]
+    fn a_writer_that_becomes_ready_ends_all_waits_for_it() {
+        let ready = seen("True", MEMBER, 1);
+        for before in [Some(seen("False", MEMBER, 1)), Some(seen("Unknown", MEMBER, 1)), None] {
+            assert_eq!(ready.after(before), WriterNews::Back, "{before:?}");
+        }
+        assert_eq!(ready.after(Some(ready)), WriterNews::Nothing);
+    }
+
+    #[test]
+    fn a_writer_that_goes_away_or_counts_streams_is_no_reason_to_look() {
+        let ready = seen("True", MEMBER, 1);
+        assert_eq!(seen("False", MEMBER, 1).after(Some(ready)), WriterNews::Nothing);
+        assert_eq!(seen("True", MEMBER, 2).after(Some(ready)), WriterNews::Nothing);
+    }
+
+    #[test]
+    fn a_writer_that_is_founded_has_its_streams_looked_at_before_it_is_ready() {
+        let founded = seen("False", MEMBER, 0);
+        assert_eq!(founded.after(Some(seen("False", "[]", 0))), WriterNews::Changed);
+        assert_eq!(founded.after(None), WriterNews::Changed);
+    }
 }

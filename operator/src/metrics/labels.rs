@@ -1,6 +1,6 @@
 //! By what counts are told apart.
 
-use pyramid_telemetry::metrics::Label;
+use pyramid_telemetry::metrics::{Key, Label};
 
 /// Makes an enum a [`Label`]: each value with its text, once.
 macro_rules! label {
@@ -96,25 +96,84 @@ pub(crate) enum Issue {
     Pod,
     /// Somebody without a pod has it.
     Unbound,
-    /// The token is not good, or its holder may not have one.
-    Denied,
+    /// The token is for somebody else than the issuer.
+    OtherAudience,
+    /// The token was good once.
+    ExpiredToken,
+    /// The token's pod or account was deleted, says the API server.
+    InvalidatedToken,
+    /// The API server does not know the token, or it is not of a service account.
+    BadToken,
+    /// The token's pod does not exist.
+    PodGone,
+    /// The token's pod does not exist, and another one has its name.
+    PodReplaced,
+    /// The token's pod has ended.
+    PodFinished,
+    /// No access list names the account.
+    NotNamed,
     /// The request for a certificate cannot be used.
-    Invalid,
+    BadRequest,
     /// Too many requests.
     Limited,
-    /// The API server did not answer, or the authority cannot issue.
-    Unavailable,
+    /// The API server did not answer.
+    ApiServer,
+    /// The access lists are not read yet.
+    NotReady,
+    /// The authority cannot issue.
+    Authority,
     /// A bug.
     Internal,
 }
 
-label!(
-    Issue, "result",
-    Pod => "pod",
-    Unbound => "unbound",
-    Denied => "denied",
-    Invalid => "invalid",
-    Limited => "limited",
-    Unavailable => "unavailable",
-    Internal => "internal",
-);
+impl Issue {
+    const ALL: [(Self, &'static str, &'static str); 16] = [
+        (Self::Pod, "pod", ""),
+        (Self::Unbound, "unbound", ""),
+        (Self::OtherAudience, "denied", "audience"),
+        (Self::ExpiredToken, "denied", "expired"),
+        (Self::InvalidatedToken, "denied", "invalidated"),
+        (Self::BadToken, "denied", "bad_token"),
+        (Self::PodGone, "denied", "pod_gone"),
+        (Self::PodReplaced, "denied", "pod_replaced"),
+        (Self::PodFinished, "denied", "pod_finished"),
+        (Self::NotNamed, "denied", "not_named"),
+        (Self::BadRequest, "invalid", "bad_request"),
+        (Self::Limited, "limited", "too_many"),
+        (Self::ApiServer, "unavailable", "api_server"),
+        (Self::NotReady, "unavailable", "not_ready"),
+        (Self::Authority, "unavailable", "authority"),
+        (Self::Internal, "internal", "bug"),
+    ];
+}
+
+impl Key for Issue {
+    fn all() -> Vec<Self> {
+        Self::ALL.iter().map(|(issue, ..)| *issue).collect()
+    }
+
+    fn index(self) -> Option<usize> {
+        Self::ALL.iter().position(|(issue, ..)| *issue == self)
+    }
+
+    fn labels(self) -> Vec<(&'static str, &'static str)> {
+        let found = Self::ALL.iter().find(|(issue, ..)| *issue == self);
+        let (result, reason) = found.map_or(("", ""), |(_, result, reason)| (*result, *reason));
+        vec![("result", result), ("reason", reason)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_end_of_a_request_for_a_certificate_has_labels_of_its_own() {
+        let labels: BTreeSet<_> = Issue::all().into_iter().map(Key::labels).collect();
+        assert_eq!(labels.len(), Issue::all().len());
+        assert_eq!(Issue::Pod.labels(), [("result", "pod"), ("reason", "")]);
+        assert_eq!(Issue::PodGone.labels(), [("result", "denied"), ("reason", "pod_gone")]);
+    }
+}

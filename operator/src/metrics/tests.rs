@@ -47,8 +47,8 @@ fn what_happens_is_counted_under_its_name() {
         "pyramid_operator_webhook_bundle_writes_total 1",
         "pyramid_operator_handshakes_total 0",
         "pyramid_operator_handshakes_refused_total{reason=\"timeout\"} 0",
-        "pyramid_issuer_requests_total{result=\"pod\"} 1",
-        "pyramid_issuer_requests_total{result=\"denied\"} 0",
+        "pyramid_issuer_requests_total{result=\"pod\",reason=\"\"} 1",
+        "pyramid_issuer_requests_total{result=\"denied\",reason=\"audience\"} 0",
     ] {
         let series = expected.rsplit_once(' ').unwrap().0;
         assert_eq!(line(&text, series), expected);

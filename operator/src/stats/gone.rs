@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::admin;
 use crate::kinds::Kinds;
 use crate::kinds::configured::{Declared, Kind, Name};
+use crate::kinds::retries::Failure;
 use crate::kinds::status;
 use crate::kinds::writers::{Founded, WriterName};
 
@@ -24,6 +25,15 @@ pub(super) enum Error {
     Kube(#[source] kube::Error),
     #[error("tell the Writer")]
     Writer(#[source] admin::Error),
+}
+
+impl Error {
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            Self::Kube(source) => Failure::of_server(source),
+            Self::Writer(error) => Failure::of_writer(error),
+        }
+    }
 }
 
 /// What the server says about the object of a declaration.

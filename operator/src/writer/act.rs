@@ -19,10 +19,12 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::Error;
+use super::applied::Applied;
 use super::children::{self, KEK_BYTES, Parent};
 use super::observe::{Live, Pass};
 use super::plan::{ClusterId, Step, UNKNOWN_NODE};
 use crate::context::{Context, MANAGER};
+use crate::kinds::status;
 use crate::pki;
 
 /// What acting needs.
@@ -30,6 +32,7 @@ pub(crate) struct Actor<'a> {
     pub(crate) context: &'a Context,
     pub(crate) parent: Parent<'a>,
     pub(crate) live: &'a Live,
+    pub(crate) applied: &'a Applied,
 }
 
 impl Actor<'_> {
@@ -77,7 +80,8 @@ impl Actor<'_> {
         Api::namespaced(self.context.client.clone(), self.parent.namespace)
     }
 
-    async fn apply<K>(&self, object: &K) -> Result<(), Error>
+    /// Applies a child, unless that would change nothing; `there` is the one that was read.
+    async fn apply<K>(&self, object: &K, there: Option<&K>) -> Result<(), Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -85,10 +89,14 @@ impl Actor<'_> {
             + DeserializeOwned
             + Serialize,
     {
+        if self.applied.is_current(object, there) {
+            return Ok(());
+        }
         let params = PatchParams::apply(MANAGER).force();
         let api = self.api::<K>();
         let applied = api.patch(&object.name_any(), &params, &Patch::Apply(object)).await;
-        applied.map_err(Error::kube("apply a child"))?;
+        let applied = applied.map_err(Error::kube("apply a child"))?;
+        self.applied.note(object, &applied);
         Ok(())
     }
 
@@ -180,28 +188,31 @@ impl Actor<'_> {
         let existing = self.live.tls.as_ref();
         let settings = &self.context.settings;
         match pki::writer_secret(&trust, settings, key, existing, &SystemClock)? {
-            Some(secret) => self.apply(&children::tls_secret(self.parent, secret)).await,
+            Some(secret) => self.apply(&children::tls_secret(self.parent, secret), existing).await,
             None => Ok(()),
         }
     }
 
     /// In this order: a Pod whose Secret or account is missing is tried again only after a while.
     async fn apply_children(&self) -> Result<(), Error> {
-        let Self { context, parent, live } = *self;
+        let Self { context, parent, live, .. } = *self;
         let uid = |uid: Option<&Option<String>>| uid.cloned().flatten();
         let account = uid(live.service_account.as_ref().map(|child| &child.metadata.uid));
-        self.apply(&children::service_account(parent, account.as_deref())).await?;
+        let wanted = children::service_account(parent, account.as_deref());
+        self.apply(&wanted, live.service_account.as_ref()).await?;
         self.apply_tls().await?;
         let service = uid(live.client_service.as_ref().map(|child| &child.metadata.uid));
-        self.apply(&children::client_service(parent, service.as_deref())).await?;
+        let wanted = children::client_service(parent, service.as_deref());
+        self.apply(&wanted, live.client_service.as_ref()).await?;
         let service = uid(live.peers_service.as_ref().map(|child| &child.metadata.uid));
-        self.apply(&children::peers_service(parent, service.as_deref())).await?;
+        let wanted = children::peers_service(parent, service.as_deref());
+        self.apply(&wanted, live.peers_service.as_ref()).await?;
         let set = uid(live.set.as_ref().map(|child| &child.metadata.uid));
         let volume = live.volume(parent.writer);
         let replicas = parent.writer.spec.replicas;
         let set =
             children::stateful_set(parent, &context.settings, volume, replicas, set.as_deref());
-        self.apply(&set).await
+        self.apply(&set, live.set.as_ref()).await
     }
 
     async fn bootstrap(&self, cluster_id: ClusterId) -> Result<(), Error> {
@@ -332,7 +343,7 @@ pub(crate) async fn write_status(
     Ok(())
 }
 
-/// Writes nothing but conditions into a Writer that cannot be read.
+/// Writes nothing but conditions into a Writer that cannot be read, if they differ.
 pub(crate) async fn refuse(
     context: &Context,
     namespace: &str,
@@ -340,6 +351,11 @@ pub(crate) async fn refuse(
     metadata: &ObjectMeta,
     conditions: &[Condition],
 ) -> Result<(), Error> {
+    let there = status::read::<Writer>(&context.client, namespace, name).await;
+    let (there, said) = there.map_err(Error::kube("read the status of the Writer"))?;
+    if there.get("observedGeneration") == Some(&json!(metadata.generation)) && said == conditions {
+        return Ok(());
+    }
     let patch = json!({
         "metadata": {"uid": metadata.uid, "resourceVersion": metadata.resource_version},
         "status": {"observedGeneration": metadata.generation, "conditions": conditions},

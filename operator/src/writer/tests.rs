@@ -6,9 +6,19 @@ use super::*;
 
 #[test]
 fn failures_in_a_row_are_retried_after_one_second_doubling_to_five_minutes() {
-    let waits: Vec<_> = (1..=10).map(|failures| retry_after(failures).as_secs()).collect();
+    let wait = |failures| retries::doubled(failures, Failure::Lasting).as_secs();
+    let waits: Vec<_> = (1..=10).map(wait).collect();
     assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
-    assert_eq!(retry_after(u32::MAX), RETRY_MAX);
+    assert_eq!(wait(u32::MAX), 300);
+}
+
+#[test]
+fn a_replica_that_does_not_answer_is_called_again_soon_and_one_that_refuses_later() {
+    let message = "m".to_owned();
+    let silent = admin::Error::Unreachable { address: "a".to_owned(), message: message.clone() };
+    let wait = |error: admin::Error| retries::doubled(20, Error::Admin(error).failure());
+    assert_eq!(wait(silent), Duration::from_secs(12));
+    assert_eq!(wait(admin::Error::OtherCluster { message }), Duration::from_secs(300));
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub(crate) async fn a_retained_stream_made_again_is_the_same_stream(
 ) -> anyhow::Result<()> {
     let shop = Shop::open(cluster, "retained").await?;
     shop.ends_complete().await?;
-    shop.fills_two_chunks().await?;
+    let filled = shop.fills_two_chunks().await?;
     let (before, chunks) = (shop.stream_id().await?, shop.objects(".pyc").await?);
     shop.kubectl(&[&["delete", "--timeout=60s"], &STREAM[..]].concat()).await?;
     shop.apply_example("stream").await?;
@@ -29,7 +29,8 @@ pub(crate) async fn a_retained_stream_made_again_is_the_same_stream(
     shop.kubectl(&["scale", "deployment/orders-producer", "--replicas=1"]).await?;
     let all = shop.appended().await?;
     shop.received(all + 20).await?;
-    shop.close().await
+    shop.ends_complete_beside(filled).await?;
+    shop.leave().await
 }
 
 /// Its name is free afterwards: the next one is another, from offset 0 on. What was in the bucket

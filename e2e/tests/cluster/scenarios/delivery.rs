@@ -36,18 +36,32 @@ async fn active_and_waiting(shop: &Shop<'_>, app: &str) -> anyhow::Result<(Strin
     Ok((active.pop().context("an active pod")?, waiting.pop().context("a waiting pod")?))
 }
 
-/// Deletes the active Pod so; how long the waiting one, which it returns, is without an order.
+/// Deletes the active Pod so. The Pod that receives after it, the waiting one or the new one in the
+/// place of the deleted, and after how long.
 async fn take_over(shop: &Shop<'_>, app: &str, how: &[&str]) -> anyhow::Result<(String, Duration)> {
-    let (active, waiting) = active_and_waiting(shop, app).await?;
+    let (active, _) = active_and_waiting(shop, app).await?;
+    let mut next = None;
     let begin = Instant::now();
-    let receives = async || Ok(orders(&shop.check(&waiting).await?)? > 0);
+    let receives = async || {
+        for pod in pods(shop, app).await?.into_iter().filter(|pod| *pod != active) {
+            // A new Pod has no table yet.
+            if let Ok(checked) = shop.check(&pod).await
+                && orders(&checked)? > 0
+            {
+                next = Some(pod);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    let delete = [&["delete", "pod", active.as_str()], how].concat();
     let (deleted, received) = tokio::join!(
-        shop.kubectl(&[&["delete", "pod", &active], how].concat()),
-        shop.cluster.wait_for("the waiting pod receives", TAKEOVER_MAX, receives),
+        shop.kubectl(&delete),
+        shop.cluster.wait_for("another pod receives", TAKEOVER_MAX, receives),
     );
     deleted?;
     received?;
-    Ok((waiting, begin.elapsed()))
+    Ok((next.context("the next pod")?, begin.elapsed()))
 }
 
 /// One Pod gets all. When it dies another one gets all from the position of its own table on,
@@ -63,17 +77,18 @@ pub(crate) async fn another_pod_of_an_exclusive_subscription_takes_over(
     shop.apply(&CONSUMER.replace(PROJECTOR, NAME).replace("replicas: 1", "replicas: 2")).await?;
     let ready = ["rollout", "status", "deployment/exclusive", "--timeout=90s"];
     shop.kubectl(&ready).await?;
-    let first = async || active_and_waiting(&shop, NAME).await.map(|_| true);
-    cluster.wait_for("one pod receives, the other does not", SOON, first).await?;
+    let settled = async || active_and_waiting(&shop, NAME).await.map(|_| true);
+    let one = "one pod receives, the other does not";
+    cluster.wait_for(one, SOON, settled).await?;
     // Both were connected all the while.
     shop.goes_on(20).await?;
     let (_, killed) = take_over(&shop, NAME, &["--grace-period=0", "--force"]).await?;
-    shop.kubectl(&ready).await?;
+    cluster.wait_for(one, SOON, settled).await?;
     let (last, stopped) = take_over(&shop, NAME, &["--wait=false"]).await?;
     tell(&format!("another pod receives {killed:.1?} after a kill, {stopped:.1?} after a stop"));
     let count = shop.ends_complete().await?;
     shop.wait_complete(&last, "orders", count).await?;
-    shop.kubectl(&ready).await?;
+    cluster.wait_for(one, SOON, settled).await?;
     let (still, _) = active_and_waiting(&shop, NAME).await?;
     ensure!(still == last, "{still} has orders beside {last}");
     shop.leave().await
