@@ -15,6 +15,7 @@ use pyramid_protocol::pb::v1::local_client::LocalClient;
 use pyramid_protocol::pb::v1::{
     AppendRequest, AppendResponse, InitProducerRequest, InitProducerResponse, Producer, Record,
 };
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -96,6 +97,18 @@ pub(crate) async fn run(
     Ok(writeln!(out, "{end}")?)
 }
 
+/// What is appended, as JSON.
+#[derive(Debug, Serialize)]
+struct Order<'a> {
+    producer: &'a str,
+    /// From 0 on, of this producer in this stream.
+    number: u64,
+    item: &'a str,
+    quantity: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
 /// A call of `Append` under a producer.
 struct Door {
     requests: mpsc::Sender<AppendRequest>,
@@ -132,13 +145,11 @@ impl Door {
     /// Appends the next order, and waits until it is written.
     async fn append(&mut self, args: &Args) -> anyhow::Result<()> {
         let number = self.next_number;
-        let mut order = json!({
-            "producer": args.producer, "number": number, "item": "tea", "quantity": 1,
-        });
-        if args.note_bytes > 0 {
-            order["note"] = "x".repeat(usize::try_from(args.note_bytes)?).into();
-        }
-        let body = order.to_string();
+        let note = (args.note_bytes > 0)
+            .then(|| usize::try_from(args.note_bytes).map(|bytes| "x".repeat(bytes)))
+            .transpose()?;
+        let order = Order { producer: &args.producer, number, item: "tea", quantity: 1, note };
+        let body = serde_json::to_string(&order)?;
         let record = Record { value: body.into_bytes().into(), headers: Vec::new() };
         let request = AppendRequest {
             stream: args.stream.clone(),
