@@ -4,8 +4,6 @@
 //! `{"refused": {"reason": …, "message": …}}`.
 
 pub mod issuer;
-pub mod mesh;
-pub mod webhook;
 pub mod writer;
 
 use std::io::{Read, Write};

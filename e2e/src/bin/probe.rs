@@ -4,8 +4,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pyramid_e2e::probe::issuer::Issue;
-use pyramid_e2e::probe::mesh::Mesh;
-use pyramid_e2e::probe::webhook::Post;
 use pyramid_e2e::probe::writer::Call;
 use pyramid_e2e::process::tell;
 
@@ -22,10 +20,6 @@ enum Probe {
     Read(Call),
     /// Attach to a subscription.
     Attach(Call),
-    /// Post something to the webhook.
-    Post(Post),
-    /// Serve a stand-in for a mesh's webhook.
-    Mesh(Mesh),
 }
 
 #[tokio::main]
@@ -39,8 +33,6 @@ async fn main() -> ExitCode {
         Probe::Append(call) => call.append().await.and_then(|outcome| outcome.say()),
         Probe::Read(call) => call.read().await.and_then(|outcome| outcome.say()),
         Probe::Attach(call) => call.attach().await.and_then(|outcome| outcome.say()),
-        Probe::Post(post) => post.run().await.and_then(|outcome| outcome.say()),
-        Probe::Mesh(mesh) => mesh.run().await,
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
