@@ -8,6 +8,7 @@
 //! The programs and the suite are [`identities`] with certificates. Object storage is a real S3 server ([`seaweed`]), behind a proxy that fails on purpose
 //! ([`fault_proxy`]). How much goes over a connection counts a [`counting_proxy`].
 //! A real Kubernetes is a [`cluster`].
+//! What runs inside of its Pods is a [`probe`].
 
 pub mod check;
 pub mod cluster;
@@ -15,5 +16,6 @@ pub mod counting_proxy;
 pub mod fault_proxy;
 pub mod history;
 pub mod identities;
+pub mod probe;
 pub mod process;
 pub mod seaweed;

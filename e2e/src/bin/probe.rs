@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use pyramid_e2e::probe::issuer::Issue;
+use pyramid_e2e::probe::writer::Call;
 use pyramid_e2e::process::tell;
 
 /// What suites run inside of Pods.
@@ -10,6 +12,14 @@ use pyramid_e2e::process::tell;
 enum Probe {
     /// Wait until somebody ends it.
     Wait,
+    /// Ask the issuer for a certificate.
+    Issue(Issue),
+    /// Append one record to a stream.
+    Append(Call),
+    /// Read a stream.
+    Read(Call),
+    /// Attach to a subscription.
+    Attach(Call),
 }
 
 #[tokio::main]
@@ -17,8 +27,12 @@ async fn main() -> ExitCode {
     let ended = match Probe::parse() {
         Probe::Wait => {
             std::future::pending::<()>().await;
-            anyhow::Ok(())
+            Ok(())
         }
+        Probe::Issue(issue) => issue.run().await.and_then(|outcome| outcome.say()),
+        Probe::Append(call) => call.append().await.and_then(|outcome| outcome.say()),
+        Probe::Read(call) => call.read().await.and_then(|outcome| outcome.say()),
+        Probe::Attach(call) => call.attach().await.and_then(|outcome| outcome.say()),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
