@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use pyramid_e2e::probe::latency::{Consume, Produce};
 use pyramid_e2e::process::tell;
 
 /// What suites run inside of Pods.
@@ -10,6 +11,10 @@ use pyramid_e2e::process::tell;
 enum Probe {
     /// Wait until somebody ends it.
     Wait,
+    /// Append at a steady rate, and say how long answers took.
+    LatencyProduce(Produce),
+    /// Take pushes, and say how long records were on their way.
+    LatencyConsume(Consume),
 }
 
 #[tokio::main]
@@ -19,6 +24,8 @@ async fn main() -> ExitCode {
             std::future::pending::<()>().await;
             anyhow::Ok(())
         }
+        Probe::LatencyProduce(produce) => produce.run().await,
+        Probe::LatencyConsume(consume) => consume.run().await,
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,3 @@
+//! What `pyramid-probe` does in a Pod.
+
+pub mod latency;
