@@ -101,10 +101,11 @@ pub async fn take(cluster: &Cluster, settings: &Settings) -> anyhow::Result<Vec<
     memory::open_shop(cluster).await?;
     add(injection::take(cluster, settings.trials).await?);
     add(delivery::take(cluster, settings).await?);
-    add(memory::take(cluster, "quickstart").await?);
+    add(memory::take(cluster, "the quickstart", true).await?);
     add(streams::apply(cluster, settings.streams).await?);
+    memory::close_producer(cluster).await?;
     add(idle::take(cluster, settings.idle).await?);
-    add(memory::take(cluster, &format!("{} Streams", settings.streams)).await?);
+    add(memory::take(cluster, &format!("{} Streams", settings.streams), false).await?);
     add(streams::delete(cluster).await?);
     memory::close_shop(cluster).await?;
     Ok(figures)

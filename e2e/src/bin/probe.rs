@@ -12,7 +12,7 @@ enum Probe {
     /// Wait until somebody ends it.
     Wait,
     /// Append at a steady rate, and say how long answers took.
-    LatencyProduce(Produce),
+    LatencyProduce(Box<Produce>),
     /// Take pushes, and say how long records were on their way.
     LatencyConsume(Consume),
 }

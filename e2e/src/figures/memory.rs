@@ -35,19 +35,30 @@ pub(super) async fn close_shop(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.kubectl(&["delete", "namespace", SHOP, "--timeout=180s"]).await.map(drop)
 }
 
-/// The greatest of each kind.
-pub(super) async fn take(cluster: &Cluster, with: &str) -> anyhow::Result<Vec<Figure>> {
+/// Without it nothing changes any more.
+pub(super) async fn close_producer(cluster: &Cluster) -> anyhow::Result<()> {
+    let delete = ["delete", "deployment", "orders-producer", "-n", SHOP, "--wait=true"];
+    cluster.kubectl(&delete).await.map(drop)
+}
+
+/// The greatest of the operator's, and of the pushers' while ten records come in a second.
+pub(super) async fn take(
+    cluster: &Cluster,
+    with: &str,
+    with_pushers: bool,
+) -> anyhow::Result<Vec<Figure>> {
     tokio::time::sleep(SETTLE).await;
-    let operator = greatest(cluster, SYSTEM, OPERATOR, "operator").await?;
-    let pusher =
-        greatest(cluster, SHOP, "app in (orders-projector,orders-producer)", "pyramid-pusher")
-            .await?;
-    Ok(vec![
-        Figure::new(format!("operator, idle, with {with}: working set"), operator, "MiB")
-            .at_most(64.0),
-        Figure::new(format!("pusher, 10 records/s, with {with}: working set"), pusher, "MiB")
-            .at_most(32.0),
-    ])
+    let mut figures = Vec::new();
+    let mut add = |what: &str, value, bound| {
+        let what = format!("{what} with {with}: working set");
+        figures.push(Figure::new(what, value, "MiB").at_most(bound));
+    };
+    add("operator", greatest(cluster, SYSTEM, OPERATOR, "operator").await?, 64.0);
+    if with_pushers {
+        let shop = "app in (orders-projector,orders-producer)";
+        add("pusher", greatest(cluster, SHOP, shop, "pyramid-pusher").await?, 32.0);
+    }
+    Ok(figures)
 }
 
 /// Of the containers of this name in these Pods.
