@@ -21,7 +21,7 @@ PROGRAMS := pyramid-operator pyramid-writer pyramid-pusher pyramid orders pyrami
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help build programs images demo test tools cluster-tools cluster-packages cluster-up cluster-down \
-	cluster-test pyramid-cluster lint fmt docs
+	cluster-test cluster-figures pyramid-cluster lint fmt docs
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -118,6 +118,11 @@ cluster-down: pyramid-cluster ## end them and remove what belongs to them
 
 cluster-test: cluster-tools images ## run the suite that needs a cluster
 	$(CARGO) test --workspace --locked --test cluster -- --test-threads=1
+
+# One of its own, unless PYRAMID_CLUSTER names the state directory of one that runs.
+cluster-figures: cluster-tools images ## take the figures of docs/testing.md on a cluster of its own
+	$(CARGO) build --workspace --locked --bin pyramid-figures
+	@$(TARGET)/debug/pyramid-figures
 
 lint: ## check format, lints and documentation; changes nothing
 	$(CARGO) fmt --all --check

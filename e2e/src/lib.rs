@@ -14,6 +14,7 @@ pub mod check;
 pub mod cluster;
 pub mod counting_proxy;
 pub mod fault_proxy;
+pub mod figures;
 pub mod history;
 pub mod identities;
 pub mod probe;

@@ -4,6 +4,7 @@
 //! `{"refused": {"reason": …, "message": …}}`.
 
 pub mod issuer;
+pub mod latency;
 pub mod writer;
 
 use std::io::{Read, Write};

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pyramid_e2e::probe::issuer::Issue;
+use pyramid_e2e::probe::latency::{Consume, Produce};
 use pyramid_e2e::probe::writer::Call;
 use pyramid_e2e::process::tell;
 
@@ -20,6 +21,10 @@ enum Probe {
     Read(Call),
     /// Attach to a subscription.
     Attach(Call),
+    /// Append at a steady rate, and say how long answers took.
+    LatencyProduce(Box<Produce>),
+    /// Take pushes, and say how long records were on their way.
+    LatencyConsume(Consume),
 }
 
 #[tokio::main]
@@ -33,6 +38,8 @@ async fn main() -> ExitCode {
         Probe::Append(call) => call.append().await.and_then(|outcome| outcome.say()),
         Probe::Read(call) => call.read().await.and_then(|outcome| outcome.say()),
         Probe::Attach(call) => call.attach().await.and_then(|outcome| outcome.say()),
+        Probe::LatencyProduce(produce) => produce.run().await,
+        Probe::LatencyConsume(consume) => consume.run().await,
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
