@@ -10,6 +10,7 @@
 mod deletion;
 mod delivery;
 mod faults;
+mod intruders;
 mod numbers;
 mod outage;
 mod pods;
@@ -110,6 +111,9 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         delivery::each_pod_of_a_broadcast_subscription_gets_all,
         delivery::two_subscriptions_of_one_pod_have_a_port_each,
         delivery::a_subscription_by_labels_gets_ten_streams_and_one_that_comes_later,
+        intruders::who_has_no_right_neither_appends_nor_reads_nor_is_pushed_to,
+        intruders::the_issuer_believes_good_tokens_only_and_no_request,
+        intruders::a_right_that_is_taken_ends_pushes_and_given_back_they_go_on,
         shop::a_lost_database_is_filled_again_from_the_bucket,
         refusals::the_server_judges_every_sample_as_it_says_itself,
         refusals::helm_refuses_values_that_are_misspelt_or_of_another_type,

@@ -1,0 +1,343 @@
+//! Who may not, with the means of a Pod: an [`Intruder`] beside one who may.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use pyramid_e2e::cluster::Cluster;
+use serde_json::{Value, json};
+
+use super::numbers::Numbers;
+use super::shop::{SOON, Shop, example};
+
+/// A right that is taken is gone within this time.
+const REVOKED: Duration = Duration::from_secs(60);
+/// Records that a consumer is behind only if it gets none: three seconds of the producer.
+const BEHIND: u64 = 30;
+/// The audience of the issuer's tokens.
+const ISSUER: &str = "pyramid-issuer";
+
+/// A Pod with a token for the issuer, and nothing in it but the probe.
+#[derive(Clone, Copy)]
+pub(crate) struct Intruder<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) namespace: &'a str,
+    pub(crate) pod: &'a str,
+}
+
+impl Intruder<'_> {
+    /// Makes service account and Pod, both of that name. The Pod has a pusher, as any other Pod of
+    /// the namespace may.
+    async fn enter(self) -> anyhow::Result<Self> {
+        let Self { cluster, namespace, pod } = self;
+        cluster
+            .apply(&format!(
+                "apiVersion: v1\n\
+                 kind: ServiceAccount\n\
+                 metadata: {{name: {pod}, namespace: {namespace}}}\n\
+                 ---\n\
+                 {}",
+                pod_yaml(namespace, pod)
+            ))
+            .await?;
+        Ok(self)
+    }
+
+    pub(crate) async fn is_ready(self) -> anyhow::Result<Self> {
+        let (namespace, pod) = (self.namespace, format!("pod/{}", self.pod));
+        let wait = ["wait", "--timeout=90s", "--for=condition=Ready"];
+        self.cluster.kubectl(&[&wait[..], &["-n", namespace, &pod]].concat()).await?;
+        Ok(self)
+    }
+
+    /// What the probe printed.
+    pub(crate) async fn probe(
+        self,
+        arguments: &[&str],
+        input: Option<&str>,
+    ) -> anyhow::Result<Value> {
+        let exec = ["exec", "--stdin", "--container=probe", "-n", self.namespace, self.pod];
+        let exec = [&exec[..], &["--", "/pyramid-probe"], arguments].concat();
+        let ended = self.cluster.try_kubectl(&exec, Some(input.unwrap_or_default())).await?;
+        ensure!(ended.success, "{arguments:?}: {ended:?}");
+        serde_json::from_str(&ended.stdout).with_context(|| ended.stdout)
+    }
+
+    /// Gets a certificate by the token of its own Pod; what it says.
+    async fn get_certificate(self) -> anyhow::Result<Value> {
+        self.probe(&["issue", "--token=/token/token", "--into=/identity/own"], None).await
+    }
+
+    /// A call of the Writer with that certificate.
+    async fn call(self, call: &str, name: &str) -> anyhow::Result<Value> {
+        self.probe(&[call, "--identity=/identity/own", name], None).await
+    }
+
+    /// Shows this token to the issuer.
+    async fn shows(self, token: &str, more: &[&str]) -> anyhow::Result<Value> {
+        self.probe(&[&["issue", "--token=-"], more].concat(), Some(token)).await
+    }
+
+    /// A token of a service account here.
+    async fn token(self, account: &str, audience: &str, more: &[&str]) -> anyhow::Result<String> {
+        let create = ["create", "token", account, "-n", self.namespace, "--audience", audience];
+        self.cluster.kubectl(&[&create[..], more].concat()).await
+    }
+
+    /// A token that is bound to the Pod of that name, as the Pod's own is.
+    async fn bound_token(self, pod: &str) -> anyhow::Result<String> {
+        let bound = ["--bound-object-kind=Pod", "--bound-object-name", pod];
+        self.token(pod, ISSUER, &bound).await
+    }
+}
+
+fn pod_yaml(namespace: &str, pod: &str) -> String {
+    format!(
+        r#"apiVersion: v1
+kind: Pod
+metadata:
+  name: {pod}
+  namespace: {namespace}
+  labels: {{app: {pod}}}
+  annotations: {{pyramid.dev/append: "*"}}
+spec:
+  serviceAccountName: {pod}
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: 1
+  securityContext: {{runAsNonRoot: true, runAsUser: 65532, fsGroup: 65532}}
+  containers:
+    - name: probe
+      image: localhost/pyramid-probe:0.1.0
+      args: [wait]
+      volumeMounts:
+        - {{name: known, mountPath: /bootstrap}}
+        - {{name: own-token, mountPath: /token}}
+        - {{name: own-identity, mountPath: /identity}}
+  volumes:
+    - name: known
+      configMap: {{name: known}}
+    - name: own-token
+      projected:
+        sources:
+          - serviceAccountToken: {{audience: {ISSUER}, path: token}}
+    - name: own-identity
+      emptyDir: {{medium: Memory}}
+"#
+    )
+}
+
+/// Opens a namespace whose stream and Subscription are for `till` alone.
+async fn closed_shop<'a>(
+    cluster: &'a Cluster,
+    namespace: &'static str,
+) -> anyhow::Result<Shop<'a>> {
+    let shop = Shop::new(cluster, namespace).await?;
+    let rights =
+        "spec:\n  appenders: [{serviceAccount: till}]\n  subscribers: [{serviceAccount: till}]\n";
+    shop.apply(&format!("{}{rights}", example("stream")?)).await?;
+    shop.apply(&format!("{}  serviceAccounts: [till]\n", example("subscription")?)).await?;
+    let kinds = ["streams.pyramid.dev/orders", "subscriptions.pyramid.dev/orders-projector"];
+    shop.wait(&["--for=condition=Ready", kinds[0], kinds[1]]).await?;
+    tell_places(cluster, namespace, namespace).await?;
+    Ok(shop)
+}
+
+/// Gives what the pushers of one namespace know to the Pods of another: addresses are no secret.
+pub(crate) async fn tell_places(cluster: &Cluster, from: &str, to: &str) -> anyhow::Result<()> {
+    let get = ["get", "configmap", "pyramid-bootstrap", "-n", from];
+    let written = async || Ok(cluster.kubectl(&get).await.is_ok());
+    cluster.wait_for("the pushers of the namespace are told", SOON, written).await?;
+    let known = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "known", "namespace": to},
+        "data": cluster.kubectl_json(&get).await?["data"],
+    });
+    cluster.apply(&known.to_string()).await?;
+    Ok(())
+}
+
+fn reason(answer: &Value) -> &str {
+    answer["refused"]["reason"].as_str().unwrap_or_default()
+}
+
+/// Calls that the Writer has refused because there is nothing for the caller.
+async fn refused_calls(cluster: &Cluster) -> anyhow::Result<Vec<u64>> {
+    let mut counts = Vec::new();
+    for call in ["call=\"append\"", "call=\"read\"", "call=\"attach\""] {
+        let labels = [call, "reason=\"NOT_FOUND\""];
+        let writer = Numbers::of_default_writer(cluster);
+        counts.push(writer.sum("pyramid_writer_refusals_total", &labels).await?);
+    }
+    Ok(counts)
+}
+
+/// Three Pods: one who may all, one of another service account, and one of the same name in another
+/// namespace.
+pub(crate) async fn who_has_no_right_neither_appends_nor_reads_nor_is_pushed_to(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    const NEXT: &str = "intruders-next";
+    let shop = closed_shop(cluster, "intruders").await?;
+    let next = Shop::new(cluster, NEXT).await?;
+    tell_places(cluster, shop.namespace, NEXT).await?;
+    let till = Intruder { cluster, namespace: shop.namespace, pod: "till" }.enter().await?;
+    let thief = Intruder { pod: "thief", ..till }.enter().await?;
+    let stranger = Intruder { namespace: NEXT, ..till }.enter().await?;
+    let before = refused_calls(cluster).await?;
+    let calls = [
+        ("append", "intruders/orders"),
+        ("read", "intruders/orders"),
+        ("attach", "intruders/orders-projector"),
+    ];
+    for intruder in [till, thief, stranger] {
+        let granted = intruder.is_ready().await?.get_certificate().await?;
+        let identity = format!("/ns/{}/sa/{}", intruder.namespace, intruder.pod);
+        let uri = granted["done"]["uris"][0].as_str().unwrap_or_default();
+        ensure!(uri.ends_with(&identity), "{granted}");
+    }
+    let may: Vec<_> = [
+        till.call(calls[0].0, calls[0].1).await?,
+        till.call(calls[1].0, calls[1].1).await?,
+        till.call(calls[2].0, calls[2].1).await?,
+    ]
+    .into();
+    let expected = [
+        json!({"done": {"offset": 0}}),
+        json!({"done": {"records": 1}}),
+        json!({"done": {"streams": ["intruders/orders"]}}),
+    ];
+    ensure!(may == expected, "{may:?}");
+    for intruder in [thief, stranger] {
+        for (call, name) in calls {
+            let answer = intruder.call(call, name).await?;
+            ensure!(reason(&answer) == "NOT_FOUND", "{call} by {}: {answer}", intruder.namespace);
+        }
+    }
+    let after = refused_calls(cluster).await?;
+    let rose = before.iter().zip(&after).all(|(before, after)| after - before >= 2);
+    ensure!(rose, "two of each were refused: {before:?}, then {after:?}");
+    // Nothing of theirs was written.
+    ensure!(shop.appended().await? == 1, "{} records", shop.appended().await?);
+    next.leave().await?;
+    shop.leave().await
+}
+
+/// Requests for certificates that all operators have refused for what the caller is.
+async fn denied(cluster: &Cluster) -> anyhow::Result<u64> {
+    let mut count = 0;
+    for pod in operators(cluster).await? {
+        let operator = Numbers { cluster, namespace: "pyramid-system", pod: &pod, port: 8444 };
+        let labels = ["result=\"denied\""];
+        count += operator.sum("pyramid_issuer_requests_total", &labels).await?;
+    }
+    Ok(count)
+}
+
+/// The names of their Pods.
+pub(crate) async fn operators(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let label = "app.kubernetes.io/name=pyramid-operator";
+    let get = ["get", "pods", "-n", "pyramid-system", "-l", label, "-o"];
+    let names = "jsonpath={.items[*].metadata.name}";
+    let names = cluster.kubectl(&[&get[..], &[names]].concat()).await?;
+    Ok(names.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Tokens that get no certificate, each beside one that differs in one thing and gets it; and
+/// requests that want more than they get.
+pub(crate) async fn the_issuer_believes_good_tokens_only_and_no_request(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let shop = closed_shop(cluster, "issuing").await?;
+    shop.kubectl(&["create", "serviceaccount", "nobody"]).await?;
+    let till = Intruder { cluster, namespace: shop.namespace, pod: "till" }.enter().await?;
+    let thief = Intruder { pod: "thief", ..till }.enter().await?;
+    let gone = Intruder { pod: "gone", ..till }.enter().await?;
+    for pod in [till, thief, gone] {
+        pod.is_ready().await?;
+    }
+    let before = denied(cluster).await?;
+
+    let good = till.token("till", ISSUER, &[]).await?;
+    let granted = till.shows(&good, &[]).await?;
+    ensure!(granted["done"]["life_hours"] == 1, "{granted}");
+    let elsewhere = till.token("till", "https://kubernetes.default.svc", &[]).await?;
+    let unnamed = till.token("nobody", ISSUER, &[]).await?;
+    let cut = good.trim().rsplit_once('.').context("a signature")?.0;
+    for (token, text) in [
+        (elsewhere.as_str(), "is invalid for the target audiences"),
+        (&unnamed, "no Stream or Subscription names the service account issuing/nobody"),
+        (&format!("{cut}.AAAA"), "the token is refused"),
+        ("no token", "the token is refused"),
+    ] {
+        let answer = till.shows(token, &[]).await?;
+        let said = answer["refused"]["message"].as_str().unwrap_or_default();
+        ensure!(reason(&answer) == "DENIED" && said.contains(text), "{text:?}: {answer}");
+    }
+
+    // Who asks for another's name, for hosts and for an authority gets what its token says.
+    let bound = till.bound_token("thief").await?;
+    let trust_domain = granted["done"]["uris"][0].as_str().unwrap_or_default();
+    let trust_domain = trust_domain.split("/ns/").next().unwrap_or_default();
+    let own = json!({"done": {
+        "uris": [format!("{trust_domain}/ns/issuing/sa/thief")],
+        "other_names": [],
+        "subject": "",
+        "is_authority": false,
+        "for_servers": false,
+        "for_clients": true,
+        "life_hours": 24,
+    }});
+    let anothers = format!("--uri={trust_domain}/ns/issuing/sa/till");
+    let host = "--dns=pyramid-operator.pyramid-system.svc";
+    for more in [&[][..], &[&anothers, host], &["--authority"]] {
+        let answer = thief.shows(&bound, more).await?;
+        ensure!(answer == own, "{more:?}: {answer}");
+    }
+
+    let of_gone = till.bound_token("gone").await?;
+    let granted = till.shows(&of_gone, &[]).await?;
+    ensure!(granted["done"]["life_hours"] == 24, "{granted}");
+    shop.kubectl(&["delete", "pod", "gone", "--grace-period=0", "--force"]).await?;
+    let answer = till.shows(&of_gone, &[]).await?;
+    ensure!(reason(&answer) == "DENIED", "{answer}");
+
+    let after = denied(cluster).await?;
+    ensure!(after - before >= 5, "five were denied: {before}, then {after}");
+    shop.leave().await
+}
+
+/// Neither a deleted Subscription nor a Stream that no longer names the account is pushed from; made
+/// and named again, it goes on in the same Pod.
+pub(crate) async fn a_right_that_is_taken_ends_pushes_and_given_back_they_go_on(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let shop = Shop::open(cluster, "revoked").await?;
+    let pod = async || {
+        let get = ["get", "pods", "-l", "app=orders-projector", "-o"];
+        let columns = "jsonpath={.items[*].metadata.uid} \
+                       {.items[*].status.containerStatuses[*].restartCount} \
+                       {.items[*].status.initContainerStatuses[*].restartCount}";
+        shop.kubectl(&[&get[..], &[columns]].concat()).await
+    };
+    let before = pod().await?;
+    let behind = async || Ok(shop.appended().await? >= shop.orders().await? + BEHIND);
+    let again = async || Ok(shop.appended().await? < shop.orders().await? + BEHIND / 2);
+
+    shop.kubectl(&["delete", "subscriptions.pyramid.dev", "orders-projector"]).await?;
+    cluster.wait_for("a deleted Subscription is not pushed from", REVOKED, behind).await?;
+    shop.apply_example("subscription").await?;
+    // Kubelets look at ConfigMaps once a minute.
+    cluster.wait_for("pushes go on with the Subscription", 2 * SOON, again).await?;
+
+    let patch = ["patch", "streams.pyramid.dev", "orders", "--type=merge", "--patch"];
+    let rights = async |rights: Value| {
+        let spec = json!({"spec": {"subscribers": rights}}).to_string();
+        shop.kubectl(&[&patch[..], &[&spec]].concat()).await
+    };
+    rights(json!([])).await?;
+    cluster.wait_for("who is not named is not pushed to", REVOKED, behind).await?;
+    rights(Value::Null).await?;
+    cluster.wait_for("pushes go on with the right", 2 * SOON, again).await?;
+    ensure!(pod().await? == before, "restarted: {before:?}, then {:?}", pod().await?);
+    shop.close().await
+}
