@@ -11,6 +11,7 @@ KUBERNETES_BIN := $(PYRAMID_TOOLS)/kubernetes-$(KUBERNETES)/bin
 KUBERNETES_PARTS := kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet kubectl
 COREDNS := $(PYRAMID_TOOLS)/coredns-1.14.7/coredns
 HELM := $(PYRAMID_TOOLS)/helm-4.3.1/helm
+API_TOOLS := $(KUBERNETES_BIN)/etcd $(KUBERNETES_BIN)/kube-apiserver
 CLUSTER_TOOLS := $(KUBERNETES_BIN)/etcd $(KUBERNETES_PARTS:%=$(KUBERNETES_BIN)/%) $(COREDNS) $(HELM)
 
 .DEFAULT_GOAL := help
@@ -20,7 +21,7 @@ PROGRAMS := pyramid-operator pyramid-writer pyramid-pusher pyramid orders pyrami
 
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help build programs images demo test tools cluster-tools cluster-packages cluster-up cluster-down \
+.PHONY: help build programs images demo test tools api-tools cluster-tools cluster-packages cluster-up cluster-down \
 	cluster-test cluster-figures pyramid-cluster lint fmt docs
 
 help: ## list the commands
@@ -42,8 +43,8 @@ demo: ## run the main job end to end on real input
 	$(CARGO) build --release --locked -p pyramid -p orders
 	docs/examples/orders/demo.sh
 
-# The process suites start the programs that are built here.
-test: programs tools ## run every suite that needs no cluster
+# The process suites start the programs that are built here, the operator's an API server.
+test: programs tools api-tools ## run every suite that needs no cluster
 	$(CARGO) test --workspace --locked --no-fail-fast
 
 tools: $(WEED) ## install the programs that suites need
@@ -64,6 +65,10 @@ $(WEED):
 cluster-tools: cluster-packages $(CLUSTER_TOOLS) tools ## build the parts of a Kubernetes cluster
 	@ln -sfn $(CLUSTER_TOOLS) .tools/
 
+api-tools: $(API_TOOLS) ## build an API server and its etcd
+	@mkdir -p .tools
+	@ln -sfn $(API_TOOLS) .tools/
+
 cluster-packages:
 	@missing=; for need in containerd runc ip=iproute2 iptables nft=nftables conntrack \
 			buildah musl-gcc=musl-tools; do \
@@ -79,13 +84,10 @@ GO_VERSION := -X k8s.io/component-base/version.gitVersion=v$(KUBERNETES) \
 	-X k8s.io/component-base/version.gitMajor=$(word 1,$(subst ., ,$(KUBERNETES))) \
 	-X k8s.io/component-base/version.gitMinor=$(word 2,$(subst ., ,$(KUBERNETES)))
 
-$(KUBERNETES_PARTS:%=$(KUBERNETES_BIN)/%) &: | go
-	mkdir -p $(KUBERNETES_BIN).part
-	cd e2e/cluster/tools && $(GO_BUILD) "-s -w $(GO_VERSION)" -o $(KUBERNETES_BIN).part/ \
-		$(KUBERNETES_PARTS:%=k8s.io/kubernetes/cmd/%)
-	mkdir -p $(KUBERNETES_BIN)
-	mv $(KUBERNETES_BIN).part/* $(KUBERNETES_BIN)
-	rmdir $(KUBERNETES_BIN).part
+$(KUBERNETES_PARTS:%=$(KUBERNETES_BIN)/%): | go
+	mkdir -p $(@D)
+	cd e2e/cluster/tools && $(GO_BUILD) "-s -w $(GO_VERSION)" -o $@.part k8s.io/kubernetes/cmd/$(@F)
+	mv $@.part $@
 
 $(KUBERNETES_BIN)/etcd: | go
 	mkdir -p $(@D)

@@ -12,8 +12,11 @@
 //!   the control groups are gone.
 //! - Kubelets set limits of the machine's kernel. They are written down before and restored.
 //!
+//! What needs no nodes has an [`ApiServer`] alone, on loopback, which any user may start.
+//!
 //! Absent on purpose: network policies, which the plugins do not enforce; load balancers; Ingress.
 
+mod api_server;
 mod calls;
 mod certificates;
 mod cgroup;
@@ -38,6 +41,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
 
+pub use self::api_server::ApiServer;
 pub use self::calls::Call;
 pub use self::kubectl::Ended;
 pub use self::layout::{NODES, node_name};

@@ -36,7 +36,7 @@ use crate::settings::Settings;
 use crate::webhook_bundle::WEBHOOK;
 
 /// Name of the Secret.
-pub(crate) const SECRET: &str = "pyramid-ca";
+pub const SECRET: &str = "pyramid-ca";
 /// Roots that are believed beside the signing one.
 const OTHER_ROOTS: [&str; 2] = ["next.crt", "previous.crt"];
 /// Tells trust domains of clusters with the same domain apart. Unit: bytes, two digits each.
@@ -44,7 +44,7 @@ const SUFFIX_BYTES: usize = 4;
 
 /// Why there is no authority.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     /// Goes away by itself, or the operator's rights are wrong.
     #[error("{action}: {said}")]
     Api {
@@ -99,7 +99,8 @@ impl Error {
 
 impl Trust {
     /// An authority that is the only one believed.
-    pub(crate) fn of(authority: Authority) -> Self {
+    #[must_use]
+    pub fn of(authority: Authority) -> Self {
         let bundle_pem = authority.bundle_pem().to_owned();
         let trust_domain = authority.trust_domain().to_owned();
         Self { authority, bundle_pem, trust_domain }
@@ -130,7 +131,8 @@ impl Trust {
     }
 
     /// Whether both sign with the same root and believe the same ones.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
         self.authority.bundle_pem() == other.authority.bundle_pem()
             && self.bundle_pem == other.bundle_pem
     }
@@ -141,7 +143,7 @@ impl Trust {
 /// # Errors
 ///
 /// As [`Error`] says.
-pub(crate) async fn load_or_create(
+pub async fn load_or_create(
     client: &Client,
     namespace: &str,
     settings: &Settings,
@@ -208,18 +210,19 @@ async fn evidence(
 ) -> Result<Option<String>, Error> {
     let params =
         ListParams::default().labels(&format!("{}={}", label::MANAGED_BY, label::OPERATOR));
-    for secrets in writer_namespaces(client, namespace, settings) {
+    let places: Vec<Api<Secret>> = match places(namespace, settings) {
+        None => vec![Api::all(client.clone())],
+        Some(names) => {
+            names.into_iter().map(|name| Api::namespaced(client.clone(), name)).collect()
+        }
+    };
+    for secrets in places {
         let secrets = secrets
             .list(&params)
             .await
             .map_err(Error::api("look whether Writers have certificates already"))?;
-        let is_writers = |secret: &&Secret| {
-            secret.metadata.name.as_ref().is_some_and(|name| name.ends_with(WRITER_SECRET_SUFFIX))
-        };
-        if let Some(Secret { metadata, .. }) = secrets.items.iter().find(is_writers) {
-            let (namespace, name) = (metadata.namespace.as_ref(), metadata.name.as_ref());
-            let part = |part: Option<&String>| part.cloned().unwrap_or_default();
-            return Ok(Some(format!("the Secret {}/{}", part(namespace), part(name))));
+        if let Some(evidence) = certificate_in(&secrets.items) {
+            return Ok(Some(evidence));
         }
     }
     let webhooks: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
@@ -227,28 +230,41 @@ async fn evidence(
         .get_opt(WEBHOOK)
         .await
         .map_err(Error::api("look whether the webhook has a root already"))?;
-    let webhooks = configuration.and_then(|it| it.webhooks).unwrap_or_default();
+    Ok(root_in(configuration.as_ref()))
+}
+
+/// The first of these Secrets that holds a Writer's certificate.
+fn certificate_in(secrets: &[Secret]) -> Option<String> {
+    let is_writers = |secret: &&Secret| {
+        secret.metadata.name.as_ref().is_some_and(|name| name.ends_with(WRITER_SECRET_SUFFIX))
+    };
+    let Secret { metadata, .. } = secrets.iter().find(is_writers)?;
+    let part = |part: &Option<String>| part.clone().unwrap_or_default();
+    Some(format!("the Secret {}/{}", part(&metadata.namespace), part(&metadata.name)))
+}
+
+/// Tells whether the webhook's configuration has a root.
+fn root_in(configuration: Option<&MutatingWebhookConfiguration>) -> Option<String> {
+    let webhooks = configuration.and_then(|it| it.webhooks.as_deref()).unwrap_or_default();
     let has_root = webhooks.iter().any(|webhook| {
         webhook.client_config.ca_bundle.as_ref().is_some_and(|ByteString(pem)| !pem.is_empty())
     });
-    Ok(has_root.then(|| format!("the caBundle of MutatingWebhookConfiguration {WEBHOOK}")))
+    has_root.then(|| format!("the caBundle of MutatingWebhookConfiguration {WEBHOOK}"))
 }
 
-/// Where Writers can be; the operator has no right to look at other Secrets.
-fn writer_namespaces(client: &Client, namespace: &str, settings: &Settings) -> Vec<Api<Secret>> {
+/// Namespaces in which Writers can be, `None` for all; the operator has no right to look at other
+/// Secrets.
+fn places<'a>(namespace: &'a str, settings: &'a Settings) -> Option<Vec<&'a str>> {
     let names = &settings.writer_namespaces;
     if names.iter().any(|name| name == "*") {
-        return vec![Api::all(client.clone())];
+        return None;
     }
     let others = names.iter().map(String::as_str).filter(|name| *name != namespace);
-    std::iter::once(namespace)
-        .chain(others)
-        .map(|namespace| Api::namespaced(client.clone(), namespace))
-        .collect()
+    Some(std::iter::once(namespace).chain(others).collect())
 }
 
 /// Tells every change of the Secret, until `shutdown`. What cannot be used changes nothing.
-pub(crate) async fn watch(
+pub async fn watch(
     client: Client,
     namespace: String,
     settings: Settings,

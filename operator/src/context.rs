@@ -45,9 +45,11 @@ pub(crate) fn said(error: &kube::Error) -> String {
 
 /// The authority, as its Secret holds it.
 #[derive(Debug)]
-pub(crate) struct Trust {
-    pub(crate) authority: Authority,
+pub struct Trust {
+    /// Signs.
+    pub authority: Authority,
     /// One root, or two while the authority is exchanged. PEM.
-    pub(crate) bundle_pem: String,
-    pub(crate) trust_domain: String,
+    pub bundle_pem: String,
+    /// That of the root.
+    pub trust_domain: String,
 }

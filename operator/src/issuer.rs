@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status};
 
-pub(crate) use self::access::Access;
+pub use self::access::{Access, Watch};
 use self::holder::{Grant, Holder, grant};
 use self::limit::Limit;
 use crate::context::{Trust, said};
@@ -50,7 +50,7 @@ const RETRY_AFTER_MS: u32 = 2_000;
 
 /// Why there is no certificate. Its text goes to the caller, who often is a person.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
     /// The caller gets another token.
     #[error(
         "the token is refused: {why}; use a token with the audience {ISSUER_AUDIENCE}, such as \
@@ -153,13 +153,19 @@ impl Error {
 }
 
 /// Answers requests.
-pub(crate) struct Issuer {
-    pub(crate) client: Client,
-    pub(crate) trust: watch::Receiver<Arc<Trust>>,
-    pub(crate) access: Access,
-    pub(crate) lives: Pki,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) metrics: Metrics,
+pub struct Issuer {
+    /// Reviews tokens and looks at pods.
+    pub client: Client,
+    /// Who signs, and whom everybody believes.
+    pub trust: watch::Receiver<Arc<Trust>>,
+    /// Who is named.
+    pub access: Access,
+    /// How long certificates live.
+    pub lives: Pki,
+    /// The time of certificates.
+    pub clock: Arc<dyn Clock>,
+    /// Counts what became of requests.
+    pub metrics: Metrics,
 }
 
 /// Serves until `shutdown`; then requests under way are answered.
@@ -167,7 +173,7 @@ pub(crate) struct Issuer {
 /// # Errors
 ///
 /// The listener is broken.
-pub(crate) async fn serve(
+pub async fn serve(
     accept: impl Accept,
     issuer: Issuer,
     shutdown: CancellationToken,
@@ -238,6 +244,10 @@ fn tell(error: &Error) {
 impl Served {
     async fn answer(&self, request: IssueRequest) -> Result<(Issue, IssueResponse), Error> {
         let IssueRequest { token, csr_pem } = request;
+        // To the API server that would be a review that cannot be read, not a token that is no good.
+        if token.is_empty() {
+            return Err(Error::Token { why: "it is empty".to_owned(), flaw: Issue::BadToken });
+        }
         let _place = self.places.try_acquire().map_err(|_crowded| Error::Limited {
             after: Duration::from_millis(RETRY_AFTER_MS.into()),
         })?;
@@ -270,17 +280,7 @@ impl Issuer {
                 ask("the pod", pods.get_opt(&bound.name)).await?
             }
         };
-        if let Some(grant) = grant(holder, pod.as_ref())? {
-            return Ok(grant);
-        }
-        if !self.access.is_ready() {
-            return Err(Error::NotReady);
-        }
-        let Holder { namespace, account, .. } = holder;
-        if self.access.names(namespace, account) {
-            return Ok(Grant::Unbound);
-        }
-        Err(Error::NotNamed { namespace: namespace.clone(), account: account.clone() })
+        decide(holder, pod.as_ref(), &self.access)
     }
 
     fn issue(
@@ -290,37 +290,61 @@ impl Issuer {
         csr_pem: &str,
     ) -> Result<(Issue, IssueResponse), Error> {
         let trust = Arc::clone(&self.trust.borrow());
-        let Holder { namespace, account, .. } = holder;
-        let identity = SpiffeId::service_account(&trust.trust_domain, namespace, account).map_err(
-            |_unusual| Error::Token {
-                why: "its account is no identity".to_owned(),
-                flaw: Issue::BadToken,
-            },
-        )?;
-        let (result, life_seconds) = match grant {
-            Grant::Pod => (Issue::Pod, self.lives.pod_life_seconds),
-            Grant::Unbound => (Issue::Unbound, self.lives.unbound_life_seconds),
-        };
-        let request = Request {
-            identity,
-            usage: Usage::Client,
-            dns_names: Vec::new(),
-            ip_addresses: Vec::new(),
-            life: Duration::from_secs(life_seconds.into()),
-        };
-        let issued = trust.authority.issue_csr(csr_pem, &request, &*self.clock);
-        let IssuedChain { chain_pem, not_after_ms } = issued.map_err(|error| {
-            let is_callers = matches!(error, authority::Error::Request { .. });
-            if is_callers { Error::Request(error) } else { Error::Authority(error) }
-        })?;
-        tracing::debug!(identity = %request.identity, result = ?result, "certificate issued");
-        let response = IssueResponse {
-            certificate_pem: chain_pem,
-            trust_bundle_pem: trust.bundle_pem.clone(),
-            not_after_ms,
-        };
-        Ok((result, response))
+        certify(&trust, self.lives, &*self.clock, holder, grant, csr_pem)
     }
+}
+
+/// What a holder may have, by its pod as it is now or by the access lists.
+fn decide(holder: &Holder, pod: Option<&Pod>, access: &Access) -> Result<Grant, Error> {
+    if let Some(grant) = grant(holder, pod)? {
+        return Ok(grant);
+    }
+    if !access.is_ready() {
+        return Err(Error::NotReady);
+    }
+    let Holder { namespace, account, .. } = holder;
+    if access.names(namespace, account) {
+        return Ok(Grant::Unbound);
+    }
+    Err(Error::NotNamed { namespace: namespace.clone(), account: account.clone() })
+}
+
+/// The certificate of a holder.
+fn certify(
+    trust: &Trust,
+    lives: Pki,
+    clock: &dyn Clock,
+    Holder { namespace, account, .. }: &Holder,
+    grant: Grant,
+    csr_pem: &str,
+) -> Result<(Issue, IssueResponse), Error> {
+    let identity =
+        SpiffeId::service_account(&trust.trust_domain, namespace, account).map_err(|_unusual| {
+            Error::Token { why: "its account is no identity".to_owned(), flaw: Issue::BadToken }
+        })?;
+    let (result, life_seconds) = match grant {
+        Grant::Pod => (Issue::Pod, lives.pod_life_seconds),
+        Grant::Unbound => (Issue::Unbound, lives.unbound_life_seconds),
+    };
+    let request = Request {
+        identity,
+        usage: Usage::Client,
+        dns_names: Vec::new(),
+        ip_addresses: Vec::new(),
+        life: Duration::from_secs(life_seconds.into()),
+    };
+    let issued = trust.authority.issue_csr(csr_pem, &request, clock);
+    let IssuedChain { chain_pem, not_after_ms } = issued.map_err(|error| {
+        let is_callers = matches!(error, authority::Error::Request { .. });
+        if is_callers { Error::Request(error) } else { Error::Authority(error) }
+    })?;
+    tracing::debug!(identity = %request.identity, result = ?result, "certificate issued");
+    let response = IssueResponse {
+        certificate_pem: chain_pem,
+        trust_bundle_pem: trust.bundle_pem.clone(),
+        not_after_ms,
+    };
+    Ok((result, response))
 }
 
 async fn ask<T>(

@@ -7,6 +7,7 @@
 //! A holder that could not renew for two thirds of the lease's duration has lost it, by its own
 //! clock and without asking anybody: the process ends. A candidate waits until it has seen the lease
 //! unchanged for the whole duration, also by its own clock; clocks of machines are never compared.
+//! A lease that is deleted is lost, and a candidate that saw it waits as if it were there.
 
 mod decision;
 
@@ -25,21 +26,26 @@ use self::decision::{Decision, decide};
 use crate::context::{MANAGER, said};
 
 /// Name of the Lease.
-pub(crate) const LEASE: &str = "pyramid-operator";
+pub const LEASE: &str = "pyramid-operator";
 /// A lease is looked at this many times in its duration.
 const LOOKS_PER_LEASE: u32 = 7;
+/// One try to renew it takes at most this part of the time after which it is lost.
+const TRIES_PER_DEADLINE: u32 = 3;
 /// A request that says good-bye gets no longer.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The lease is gone; whatever this process leads, it must stop now.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Lost {
+pub enum Lost {
     /// Another holds it.
     #[error("{holder:?} holds the lease {LEASE}")]
     Taken {
         /// Who.
         holder: String,
     },
+    /// Somebody deleted it; others make it anew.
+    #[error("the lease {LEASE} was deleted")]
+    Gone,
     /// Others may take it any moment.
     #[error("the lease {LEASE} was not renewed for {} s: {said}", .after.as_secs())]
     Silent {
@@ -51,16 +57,19 @@ pub(crate) enum Lost {
 }
 
 /// Takes part in the election.
-pub(crate) struct Candidate {
-    pub(crate) leases: Api<Lease>,
+pub struct Candidate {
+    /// Of the namespace of the lease.
+    pub leases: Api<Lease>,
     /// Unlike that of any other process that ever ran.
-    pub(crate) identity: String,
-    pub(crate) duration: Duration,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub identity: String,
+    /// Of the lease. Whole seconds: it is written so.
+    pub duration: Duration,
+    /// Its time stands in the lease, for people.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// Holds the lease. Dropping it releases nothing: the lease then runs out.
-pub(crate) struct Leadership {
+pub struct Leadership {
     candidate: Candidate,
     held: Lease,
     /// When the request began that renewed it last.
@@ -73,7 +82,7 @@ impl Candidate {
     }
 
     /// Waits until the lease is ours, or until `shutdown`.
-    pub(crate) async fn acquire(self, shutdown: &CancellationToken) -> Option<Leadership> {
+    pub async fn acquire(self, shutdown: &CancellationToken) -> Option<Leadership> {
         let mut seen = None;
         loop {
             let began = Instant::now();
@@ -99,12 +108,15 @@ impl Candidate {
     async fn attempt(&self, seen: &mut Option<Seen>) -> Result<Option<Lease>, kube::Error> {
         let lease = self.leases.get_opt(LEASE).await?;
         let version = lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
-        let since = match seen {
+        let before = seen.take();
+        let since = match &before {
             Some(before) if before.version == version => before.since,
             Some(_) | None => Instant::now(),
         };
-        *seen = Some(Seen { version, since });
-        let decision = decide(lease.as_ref(), &self.identity, since.elapsed());
+        // One that was deleted counts on: its holder may not know yet, and its number is used.
+        let last = lease.clone().or(before.and_then(|before| before.last));
+        let decision = decide(last.as_ref(), &self.identity, since.elapsed());
+        *seen = Some(Seen { version, since, last });
         let taken = match (decision, lease) {
             (Decision::Wait, _) => return Ok(None),
             (Decision::Take { transitions }, Some(lease)) => {
@@ -153,13 +165,13 @@ impl Candidate {
 
 impl Leadership {
     /// The fencing token: larger than that of every leader before.
-    pub(crate) fn transitions(&self) -> u64 {
+    pub fn transitions(&self) -> u64 {
         let transitions = self.held.spec.as_ref().and_then(|spec| spec.lease_transitions);
         u64::try_from(transitions.unwrap_or(0)).unwrap_or(0)
     }
 
     /// Renews until the lease is lost. Dropped to stop.
-    pub(crate) async fn keep(&mut self) -> Lost {
+    pub async fn keep(&mut self) -> Lost {
         let deadline = self.candidate.duration * 2 / 3;
         let mut last = None;
         loop {
@@ -172,14 +184,16 @@ impl Leadership {
                 return Lost::Silent { after: self.renewed.elapsed(), said };
             }
             let began = Instant::now();
-            // The client tries again by itself, for longer than the lease holds.
-            match timeout(left, self.renew()).await {
+            // The client tries again by itself, for longer than the lease holds, and a request that
+            // got lost would wait for ever: there is time for another.
+            match timeout(left.min(deadline / TRIES_PER_DEADLINE), self.renew()).await {
                 Ok(Ok(Renewed::Held(lease))) => {
                     self.held = *lease;
                     self.renewed = began;
                     last = None;
                 }
                 Ok(Ok(Renewed::Taken { holder })) => return Lost::Taken { holder },
+                Ok(Err(kube::Error::Api(status))) if status.is_not_found() => return Lost::Gone,
                 Ok(Err(error)) => {
                     let said = said(&error);
                     tracing::warn!("the lease {LEASE} was not renewed: {said}");
@@ -218,7 +232,7 @@ impl Leadership {
 
     /// Gives the lease back, so that another need not wait for its end. Only after everything that
     /// this process did as the leader has stopped.
-    pub(crate) async fn release(self) {
+    pub async fn release(self) {
         let mut lease = self.with_spec(&self.held);
         if let Some(spec) = &mut lease.spec {
             spec.holder_identity = None;
@@ -238,14 +252,14 @@ impl Leadership {
 
 /// The lease as it is, and since when it has been seen so.
 struct Seen {
+    /// `None` while there is none.
     version: Option<String>,
     since: Instant,
+    /// As it was when there was one.
+    last: Option<Lease>,
 }
 
 enum Renewed {
     Held(Box<Lease>),
     Taken { holder: String },
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,21 +3,22 @@
 //!
 //! One program, two replicas. Every replica serves the webhook, the issuer, health and metrics; the
 //! one that holds the lease runs the controllers.
+//!
+//! Public is what runs the operator, and those parts of it that hold only if the API server keeps
+//! its promises: they are tried against a real one from outside.
 
+pub mod authority;
+pub mod issuer;
+pub mod leader;
 pub mod settings;
 
 mod admin;
 mod audit;
-mod authority;
 mod bootstrap;
 mod context;
-#[cfg(test)]
-mod fake_api;
 mod identity;
 mod inject;
-mod issuer;
 mod kinds;
-mod leader;
 mod metrics;
 mod pki;
 mod run;
@@ -28,4 +29,6 @@ mod webhook;
 mod webhook_bundle;
 mod writer;
 
+pub use context::Trust;
+pub use metrics::{Issue, Metrics};
 pub use run::{Config, Error, run};

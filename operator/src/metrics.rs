@@ -15,7 +15,8 @@ use tokio::sync::watch;
 
 use crate::context::Trust;
 
-pub(crate) use self::labels::{AdminCall, Controller, Issue, Outcome};
+pub use self::labels::Issue;
+pub(crate) use self::labels::{AdminCall, Controller, Outcome};
 
 /// In front of all names.
 const PREFIX: &str = "pyramid";
@@ -24,7 +25,7 @@ const OPERATOR: &str = "operator";
 
 /// Recorded where things happen. Clones share what they count.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Metrics {
+pub struct Metrics {
     reconciles: Counters<(Controller, Outcome)>,
     reconcile_latency: Histograms<Controller>,
     leader: Gauge,
@@ -64,8 +65,8 @@ impl Metrics {
     }
 
     /// How many requests for certificates ended so.
-    #[cfg(test)]
-    pub(crate) fn issues(&self, issue: Issue) -> u64 {
+    #[must_use]
+    pub fn issues(&self, issue: Issue) -> u64 {
         self.issues.get(issue)
     }
 

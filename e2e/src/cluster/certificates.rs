@@ -1,7 +1,7 @@
 //! The authority of a cluster, everybody's certificates, and how each reaches the API server.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rcgen::{
@@ -16,8 +16,7 @@ use crate::cluster::layout::{API_PORT, Layout, NODES, node_name};
 /// # Errors
 /// The directory cannot be written.
 pub(super) fn write(layout: &Layout) -> anyhow::Result<()> {
-    std::fs::create_dir_all(layout.path("pki"))?;
-    let authority = Authority::new(layout)?;
+    let authority = Authority::new(&layout.path("pki"))?;
 
     let server = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"];
     let addresses =
@@ -25,10 +24,7 @@ pub(super) fn write(layout: &Layout) -> anyhow::Result<()> {
     authority.issue("apiserver", "kube-apiserver", "", &server, &addresses)?;
     authority.issue("apiserver-kubelet", "apiserver-kubelet", "system:masters", &[], &[])?;
 
-    // The key of service accounts: the private part signs, the public part checks.
-    let key = KeyPair::generate()?;
-    std::fs::write(layout.pki("accounts.key"), key.serialize_pem())?;
-    std::fs::write(layout.pki("accounts.pub"), key.public_key_pem())?;
+    authority.make_account_key()?;
 
     let plane = Ipv4Addr::LOCALHOST;
     for (file, name, group, server) in [
@@ -39,37 +35,49 @@ pub(super) fn write(layout: &Layout) -> anyhow::Result<()> {
         ("proxy", "system:kube-proxy", "", layout.plane()),
     ] {
         authority.issue(file, name, group, &[], &[])?;
-        kubeconfig(layout, file, server)?;
+        authority.kubeconfig(&layout.kubeconfig(file), file, (server, API_PORT).into())?;
     }
     for node in 1..=NODES {
         let name = node_name(node);
         let user = format!("system:node:{name}");
         let address = [layout.node_address(node)];
         authority.issue(&name, &user, "system:nodes", &[&name], &address)?;
-        kubeconfig(layout, &name, layout.plane())?;
+        let server = (layout.plane(), API_PORT).into();
+        authority.kubeconfig(&layout.kubeconfig(&name), &name, server)?;
     }
     Ok(())
 }
 
-struct Authority<'a> {
-    layout: &'a Layout,
+/// The authority of one folder, which gets all that it makes.
+pub(super) struct Authority {
+    folder: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
-impl<'a> Authority<'a> {
-    fn new(layout: &'a Layout) -> anyhow::Result<Self> {
+impl Authority {
+    /// A new one, `ca.crt` and `ca.key`.
+    pub(super) fn new(folder: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder)?;
         let mut params = CertificateParams::new([])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         params.distinguished_name.push(DnType::CommonName, "authority of the test cluster");
         let key = KeyPair::generate()?;
-        std::fs::write(layout.pki("ca.crt"), params.self_signed(&key)?.pem())?;
-        std::fs::write(layout.pki("ca.key"), key.serialize_pem())?;
-        Ok(Self { layout, issuer: Issuer::new(params, key) })
+        std::fs::write(folder.join("ca.crt"), params.self_signed(&key)?.pem())?;
+        std::fs::write(folder.join("ca.key"), key.serialize_pem())?;
+        Ok(Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) })
+    }
+
+    /// Writes the key of service accounts: `accounts.key` signs, `accounts.pub` checks.
+    pub(super) fn make_account_key(&self) -> anyhow::Result<KeyPair> {
+        let key = KeyPair::generate()?;
+        std::fs::write(self.folder.join("accounts.key"), key.serialize_pem())?;
+        std::fs::write(self.folder.join("accounts.pub"), key.public_key_pem())?;
+        Ok(key)
     }
 
     /// Writes a certificate of this name and group, for clients and for a server of these names.
-    fn issue(
+    pub(super) fn issue(
         &self,
         file: &str,
         name: &str,
@@ -87,35 +95,40 @@ impl<'a> Authority<'a> {
         }
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        std::fs::write(self.layout.pki(&format!("{file}.crt")), certificate.pem())?;
-        std::fs::write(self.layout.pki(&format!("{file}.key")), key.serialize_pem())?;
+        std::fs::write(self.folder.join(format!("{file}.crt")), certificate.pem())?;
+        std::fs::write(self.folder.join(format!("{file}.key")), key.serialize_pem())?;
         Ok(())
     }
-}
 
-/// Writes how the owner of a certificate reaches the API server at this address.
-fn kubeconfig(layout: &Layout, user: &str, server: Ipv4Addr) -> anyhow::Result<()> {
-    let config = json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "pyramid",
-        "contexts": [{ "name": "pyramid", "context": { "cluster": "pyramid", "user": user } }],
-        "clusters": [{
-            "name": "pyramid",
-            "cluster": {
-                "server": format!("https://{server}:{API_PORT}"),
-                "certificate-authority": layout.pki("ca.crt"),
-            },
-        }],
-        "users": [{
-            "name": user,
-            "user": {
-                "client-certificate": layout.pki(&format!("{user}.crt")),
-                "client-key": layout.pki(&format!("{user}.key")),
-            },
-        }],
-    });
-    write_json(&layout.kubeconfig(user), &config)
+    /// Writes how the owner of the certificate `user` reaches the API server at this address.
+    pub(super) fn kubeconfig(
+        &self,
+        path: &Path,
+        user: &str,
+        server: SocketAddr,
+    ) -> anyhow::Result<()> {
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "pyramid",
+            "contexts": [{ "name": "pyramid", "context": { "cluster": "pyramid", "user": user } }],
+            "clusters": [{
+                "name": "pyramid",
+                "cluster": {
+                    "server": format!("https://{server}"),
+                    "certificate-authority": self.folder.join("ca.crt"),
+                },
+            }],
+            "users": [{
+                "name": user,
+                "user": {
+                    "client-certificate": self.folder.join(format!("{user}.crt")),
+                    "client-key": self.folder.join(format!("{user}.key")),
+                },
+            }],
+        });
+        write_json(path, &config)
+    }
 }
 
 /// JSON is YAML: everything in Kubernetes reads it.

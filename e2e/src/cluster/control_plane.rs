@@ -16,6 +16,19 @@ const NODE_GRACE: &str = "12s";
 /// The file that says which calls are written down.
 const CALLS: &str = "calls.yaml";
 
+/// Ports of an etcd.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EtcdPorts {
+    pub(super) client: u16,
+    pub(super) peer: u16,
+}
+
+/// In a network of its own.
+const ETCD_PORTS: EtcdPorts = EtcdPorts { client: 2379, peer: 2380 };
+
+/// Who makes the tokens of service accounts.
+pub(super) const ACCOUNT_ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
 /// The unit, with the files that it reads.
 ///
 /// # Errors
@@ -29,7 +42,7 @@ pub(super) fn unit(layout: &Layout, tools: &Tools) -> anyhow::Result<Unit> {
         network: layout.plane_namespace(),
         setup: String::new(),
         parts: vec![
-            part("etcd", etcd(layout)),
+            part("etcd", etcd(&layout.path("etcd"), ETCD_PORTS)),
             part("kube-apiserver", api_server(layout)),
             part("kube-controller-manager", controllers(layout)),
             part("kube-scheduler", scheduler(layout)),
@@ -42,42 +55,57 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn flags(flags: &[(&str, String)]) -> Vec<String> {
+pub(super) fn flags(flags: &[(&str, String)]) -> Vec<String> {
     flags.iter().map(|(name, value)| format!("--{name}={value}")).collect()
 }
 
-fn etcd(layout: &Layout) -> Vec<String> {
+/// The arguments of an etcd on loopback.
+pub(super) fn etcd(data: &Path, ports: EtcdPorts) -> Vec<String> {
+    let EtcdPorts { client, peer } = ports;
+    let (client, peer) = (loopback(client), loopback(peer));
     flags(&[
-        ("data-dir", text(&layout.path("etcd"))),
+        ("data-dir", text(data)),
         // Nobody wants this data after the machine's power was cut.
         ("unsafe-no-fsync", "true".into()),
-        ("listen-client-urls", "http://127.0.0.1:2379".into()),
-        ("advertise-client-urls", "http://127.0.0.1:2379".into()),
-        ("listen-peer-urls", "http://127.0.0.1:2380".into()),
-        ("initial-advertise-peer-urls", "http://127.0.0.1:2380".into()),
-        ("initial-cluster", "default=http://127.0.0.1:2380".into()),
+        ("listen-client-urls", client.clone()),
+        ("advertise-client-urls", client),
+        ("listen-peer-urls", peer.clone()),
+        ("initial-advertise-peer-urls", peer.clone()),
+        ("initial-cluster", format!("default={peer}")),
         ("log-level", "warn".into()),
+    ])
+}
+
+fn loopback(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}
+
+/// What every API server is told, with or without nodes: certificates and keys are files of the
+/// folder `pki`.
+pub(super) fn any_api_server(pki: &Path, etcd: EtcdPorts, port: u16) -> Vec<String> {
+    let pki = |file: &str| text(&pki.join(file));
+    flags(&[
+        ("etcd-servers", loopback(etcd.client)),
+        ("secure-port", port.to_string()),
+        ("client-ca-file", pki("ca.crt")),
+        ("tls-cert-file", pki("apiserver.crt")),
+        ("tls-private-key-file", pki("apiserver.key")),
+        ("service-account-issuer", ACCOUNT_ISSUER.into()),
+        ("service-account-key-file", pki("accounts.pub")),
+        ("service-account-signing-key-file", pki("accounts.key")),
     ])
 }
 
 fn api_server(layout: &Layout) -> Vec<String> {
     let pki = |file: &str| text(&layout.pki(file));
-    flags(&[
-        ("etcd-servers", "http://127.0.0.1:2379".into()),
+    let own = flags(&[
         ("advertise-address", layout.plane().to_string()),
-        ("secure-port", API_PORT.to_string()),
         ("service-cluster-ip-range", layout.services()),
-        ("client-ca-file", pki("ca.crt")),
-        ("tls-cert-file", pki("apiserver.crt")),
-        ("tls-private-key-file", pki("apiserver.key")),
         ("kubelet-certificate-authority", pki("ca.crt")),
         ("kubelet-client-certificate", pki("apiserver-kubelet.crt")),
         ("kubelet-client-key", pki("apiserver-kubelet.key")),
         // Else logs and exec look the node's name up in DNS.
         ("kubelet-preferred-address-types", "InternalIP".into()),
-        ("service-account-issuer", "https://kubernetes.default.svc.cluster.local".into()),
-        ("service-account-key-file", pki("accounts.pub")),
-        ("service-account-signing-key-file", pki("accounts.key")),
         ("authorization-mode", "Node,RBAC".into()),
         ("enable-admission-plugins", "NodeRestriction".into()),
         ("allow-privileged", "true".into()),
@@ -87,7 +115,8 @@ fn api_server(layout: &Layout) -> Vec<String> {
         ("audit-log-path", text(&calls::file(layout))),
         ("audit-log-maxsize", calls::FILE_SIZE.to_string()),
         ("audit-log-maxbackup", calls::FILES_MAX.to_string()),
-    ])
+    ]);
+    [any_api_server(&layout.path("pki"), ETCD_PORTS, API_PORT), own].concat()
 }
 
 fn controllers(layout: &Layout) -> Vec<String> {

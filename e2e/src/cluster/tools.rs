@@ -49,8 +49,7 @@ impl Tools {
         // A process's folder belongs to its effective user.
         let user = std::fs::metadata("/proc/self")?.uid();
         ensure!(user == 0, "a cluster makes networks and mounts: run it as root");
-        let checkout =
-            Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("e2e has a parent")?;
+        let checkout = checkout()?;
         let plugins = PLUGIN_FOLDERS.iter().map(PathBuf::from);
         let plugins = plugins.into_iter().find(|folder| folder.join("bridge").is_file());
         let mut packages: Vec<&str> = INSTALLED
@@ -69,14 +68,7 @@ impl Tools {
         );
         let tools =
             Self { checkout: checkout.to_owned(), plugins: plugins.context("checked above")? };
-        let missing: Vec<&str> =
-            BUILT.into_iter().filter(|name| !tools.program(name).is_file()).collect();
-        ensure!(
-            missing.is_empty(),
-            "{} {} not there; build with `make cluster-tools`",
-            missing.join(", "),
-            if missing.len() == 1 { "is" } else { "are" }
-        );
+        ensure_built(&tools.folder(), &BUILT, "`make cluster-tools`")?;
         Ok(tools)
     }
 
@@ -115,8 +107,56 @@ impl Tools {
     }
 }
 
+/// How etcd and the API server are built alone.
+const ONLY_THEM: &str = "`make api-tools`, or with all of a cluster by `make cluster-tools`";
+
+/// The programs of an API server without nodes: etcd and itself.
+///
+/// # Errors
+/// They are not there; the error says how to get them.
+pub(super) fn api_server_programs() -> anyhow::Result<[PathBuf; 2]> {
+    let folder = checkout()?.join(".tools");
+    let names = ["etcd", "kube-apiserver"];
+    ensure_built(&folder, &names, ONLY_THEM)?;
+    Ok(names.map(|name| folder.join(name)))
+}
+
+fn checkout() -> anyhow::Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("e2e has a parent")
+}
+
+fn ensure_built(folder: &Path, names: &[&str], how: &str) -> anyhow::Result<()> {
+    let is_missing = |name: &&str| !folder.join(name).is_file();
+    let missing: Vec<&str> = names.iter().copied().filter(is_missing).collect();
+    let are = if missing.len() == 1 { "is" } else { "are" };
+    ensure!(missing.is_empty(), "{} {are} not there; build with {how}", missing.join(", "));
+    Ok(())
+}
+
 fn is_installed(program: &str) -> bool {
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
         .iter()
         .any(|folder| Path::new(folder).join(program).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_that_are_not_built_are_told_with_the_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = |how| {
+            let built = ensure_built(folder.path(), &["etcd", "kube-apiserver"], how);
+            built.map_err(|error| error.to_string())
+        };
+        let both = "etcd, kube-apiserver are not there; build with `make cluster-tools`";
+        assert_eq!(told("`make cluster-tools`"), Err(both.to_owned()));
+        std::fs::write(folder.path().join("etcd"), "").unwrap();
+        let one = "kube-apiserver is not there; build with `make api-tools`, or with all of a \
+                   cluster by `make cluster-tools`";
+        assert_eq!(told(ONLY_THEM), Err(one.to_owned()));
+        std::fs::write(folder.path().join("kube-apiserver"), "").unwrap();
+        assert_eq!(told(ONLY_THEM), Ok(()));
+    }
 }

@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{File, checkout, nothing_wrong, root};
 
-/// Which of our crates each of our crates may use. Nothing uses e2e.
+/// The suites that see the whole. No program has them in it: whoever uses them does so in tests.
+const SUITES: &str = "pyramid-e2e";
+
+/// Which of our crates each of our crates may use.
 const MAY_USE: [(&str, &[&str]); 12] = [
     ("pyramid-protocol", &[]),
     ("pyramid-tls", &["pyramid-protocol"]),
@@ -56,7 +59,17 @@ const MAY_USE: [(&str, &[&str]); 12] = [
     ),
     ("orders", &["pyramid-protocol"]),
     ("pyramid-crds", &[]),
-    ("pyramid-operator", &["pyramid-protocol", "pyramid-telemetry", "pyramid-tls", "pyramid-crds"]),
+    (
+        "pyramid-operator",
+        &[
+            "pyramid-protocol",
+            "pyramid-telemetry",
+            "pyramid-tls",
+            "pyramid-crds",
+            // Starts an API server for its tests.
+            "pyramid-e2e",
+        ],
+    ),
 ];
 
 /// Which of our crates may name a heavy package in their manifest.
@@ -136,6 +149,19 @@ fn our_manifests(metadata: &Value) -> Manifests {
         .collect()
 }
 
+/// Programs and libraries with the suites in them.
+fn suites_in_programs(metadata: &Value) -> Vec<String> {
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let has_suites = |package: &&Value| {
+        let mut dependencies = package["dependencies"].as_array().unwrap().iter();
+        dependencies.any(|it| it["name"] == SUITES && it["kind"] != "dev")
+    };
+    packages
+        .filter(has_suites)
+        .map(|package| package["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
 /// Names of all packages that a build of the workspace resolves to.
 fn resolved(metadata: &Value) -> BTreeSet<String> {
     let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
@@ -201,6 +227,14 @@ fn our_crates_use_only_what_they_may() {
 }
 
 #[test]
+fn no_program_has_the_suites_in_it() {
+    let metadata = metadata();
+    nothing_wrong(&suites_in_programs(&metadata));
+    let manifests = our_manifests(&metadata);
+    assert!(manifests.values().any(|dependencies| dependencies.contains(SUITES)), "nobody uses it");
+}
+
+#[test]
 fn every_crate_of_the_table_is_there() {
     let manifests = our_manifests(&metadata());
     let there: BTreeSet<&str> = manifests.keys().map(String::as_str).collect();
@@ -252,6 +286,18 @@ fn a_wrong_direction_is_found() {
         "pyramid-writer must not use pyramid-e2e",
     ];
     assert_eq!(wrong_directions(&of), expected);
+}
+
+#[test]
+fn suites_in_a_program_are_found() {
+    let with = |kind: Value| {
+        let dependencies = json!([{"name": "pyramid-e2e", "kind": kind}]);
+        json!({"packages": [{"name": "pyramid-operator", "dependencies": dependencies}]})
+    };
+    assert_eq!(suites_in_programs(&with("dev".into())), Vec::<String>::new());
+    for kind in [Value::Null, "build".into()] {
+        assert_eq!(suites_in_programs(&with(kind)), ["pyramid-operator"]);
+    }
 }
 
 #[test]

@@ -1,153 +1,133 @@
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, WebhookClientConfig};
 use pyramid_protocol::{SeededEntropy, SystemClock};
-use serde_json::{Value, json};
 
 use super::*;
-use crate::fake_api::{FakeApi, Mood};
 
 const DAY: Duration = Duration::from_secs(86_400);
-const PLACE: &str = "/api/v1/namespaces/pyramid-system/secrets/pyramid-ca";
-const WRITER_PLACE: &str = "/api/v1/namespaces/shop/secrets/main-writer-tls";
-const WEBHOOK_PLACE: &str =
-    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/pyramid-sidecar-injector";
-
-async fn load_with(api: &FakeApi, settings: &Settings) -> Result<Trust, String> {
-    let entropy = SeededEntropy::new(7);
-    load_or_create(&api.client(), "pyramid-system", settings, &SystemClock, &entropy)
-        .await
-        .map_err(|error| causes(&error))
-}
-
-async fn load(api: &FakeApi) -> Result<Trust, String> {
-    load_with(api, &Settings::for_tests()).await
-}
 
 fn authority() -> Authority {
     Authority::generate("test.local", 100 * DAY, &SystemClock).unwrap()
 }
 
-fn writer_secret(name: &str) -> Value {
-    json!({
-        "metadata": {
-            "name": name,
-            "namespace": "shop",
-            "labels": {"app.kubernetes.io/managed-by": "pyramid-operator"},
-        },
-    })
+/// With a trust domain, if it has a name.
+fn settings(trust_domain: &str) -> Settings {
+    let trust_domain = Some(trust_domain.to_owned()).filter(|name| !name.is_empty());
+    Settings { trust_domain, ..Settings::for_tests() }
 }
 
-fn webhook(bundle: Option<&str>) -> Value {
-    let bundle = bundle.map(|bundle| ByteString(bundle.as_bytes().to_vec()));
-    json!({
-        "metadata": {"name": "pyramid-sidecar-injector"},
-        "webhooks": [{
-            "name": "inject.pyramid.dev",
-            "admissionReviewVersions": ["v1"],
-            "sideEffects": "None",
-            "clientConfig": {"caBundle": bundle},
-        }],
-    })
+fn read(secret: &Secret, settings: &Settings) -> Result<String, String> {
+    let trust = Trust::read(secret, settings).map_err(|error| causes(&error))?;
+    Ok(trust.trust_domain)
 }
 
-#[tokio::test]
-async fn the_first_authority_is_made_once_and_then_read() {
-    let api = FakeApi::default();
-    // The chart's configuration is there before the operator, and so may others' Secrets be.
-    api.put(WEBHOOK_PLACE, webhook(None));
-    api.put("/api/v1/namespaces/shop/secrets/main-writer-kek", writer_secret("main-writer-kek"));
-    let made = load(&api).await.unwrap();
-    let (domain, suffix) = made.trust_domain.rsplit_once('-').unwrap();
-    assert_eq!((domain, suffix.len()), ("cluster.local", 8), "{}", made.trust_domain);
-    let secret = api.get(PLACE).unwrap();
-    assert_eq!(secret["metadata"]["ownerReferences"], Value::Null);
-    assert_eq!(secret["type"], "kubernetes.io/tls");
-    let read = load(&api).await.unwrap();
-    assert!(read.is_same(&made));
-    assert_eq!(api.get(PLACE).unwrap(), secret);
+fn data(secret: &mut Secret) -> &mut std::collections::BTreeMap<String, ByteString> {
+    secret.data.as_mut().unwrap()
 }
 
-#[tokio::test]
-async fn the_trust_domain_of_the_settings_is_taken_and_cannot_change() {
-    let api = FakeApi::default();
-    let named =
-        |name: &str| Settings { trust_domain: Some(name.to_owned()), ..Settings::for_tests() };
-    assert_eq!(load_with(&api, &named("prod.example")).await.unwrap().trust_domain, "prod.example");
-    assert!(load_with(&api, &named("prod.example")).await.is_ok());
-    let error = load_with(&api, &named("other.example")).await.unwrap_err();
-    assert!(error.contains("\"other.example\"") && error.contains("\"prod.example\""), "{error}");
-    assert_eq!(load(&api).await.unwrap().trust_domain, "prod.example");
-}
-
-#[tokio::test]
-async fn no_new_authority_is_made_while_something_of_another_is_left() {
-    let evidence = [
-        (WRITER_PLACE, writer_secret("main-writer-tls"), "the Secret shop/main-writer-tls holds"),
-        (WEBHOOK_PLACE, webhook(Some("root")), "the caBundle of MutatingWebhookConfiguration"),
+#[test]
+fn what_was_made_is_what_is_read() {
+    let made = Trust::of(authority());
+    let secret = secret_of(&made.authority);
+    assert!(Trust::read(&secret, &settings("")).unwrap().is_same(&made));
+    // A root is no part of any object that may go: nothing owns it.
+    let labels = [
+        ("app.kubernetes.io/managed-by", "pyramid-operator"),
+        ("app.kubernetes.io/part-of", "pyramid"),
     ];
-    for (place, object, named) in evidence {
-        let api = FakeApi::default();
-        api.put(place, object);
-        let error = load(&api).await.unwrap_err();
-        assert!(error.contains(named), "{error}");
-        assert_eq!(api.get(PLACE), None);
-        api.remove(place);
-        assert!(load(&api).await.is_ok(), "{place}");
-    }
-}
-
-#[tokio::test]
-async fn writers_are_looked_for_where_they_may_run() {
-    let enabled = |names: &[&str]| Settings {
-        writer_namespaces: names.iter().map(|name| (*name).to_owned()).collect(),
-        ..Settings::for_tests()
+    let metadata = ObjectMeta {
+        name: Some("pyramid-ca".to_owned()),
+        labels: Some(labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
+        ..ObjectMeta::default()
     };
-    for (names, is_made) in [(&["shop"][..], false), (&["*"], false), (&["bank"], true)] {
-        let api = FakeApi::default();
-        api.put(WRITER_PLACE, writer_secret("main-writer-tls"));
-        assert_eq!(load_with(&api, &enabled(names)).await.is_ok(), is_made, "{names:?}");
+    assert_eq!(secret.metadata, metadata);
+    assert_eq!(secret.type_.as_deref(), Some("kubernetes.io/tls"));
+}
+
+#[test]
+fn a_new_trust_domain_is_the_clusters_with_a_suffix_unless_the_settings_name_one() {
+    let entropy = || SeededEntropy::new(7);
+    let mut suffix = [0; 4];
+    entropy().fill(&mut suffix);
+    let expected = format!("cluster.local-{}", bundle::hex(&suffix));
+    assert_eq!(new_trust_domain(&settings(""), &entropy()), expected);
+    assert_eq!(new_trust_domain(&settings("prod.example"), &entropy()), "prod.example");
+}
+
+#[test]
+fn the_trust_domain_of_the_settings_must_be_the_roots() {
+    let secret = secret_of(&authority());
+    for same in ["", "test.local"] {
+        assert_eq!(read(&secret, &settings(same)), Ok("test.local".to_owned()));
     }
+    let other = "the settings say trustDomain \"other.example\" and the Secret pyramid-ca is of \
+                 \"test.local\"; it cannot be changed, set it back";
+    assert_eq!(read(&secret, &settings("other.example")), Err(other.to_owned()));
 }
 
-#[tokio::test]
-async fn a_read_that_fails_is_not_taken_for_an_absent_secret() {
-    let api = FakeApi::default();
-    api.be(Mood::Forbids);
-    let error = load(&api).await.unwrap_err();
-    assert!(error.starts_with("read the Secret pyramid-ca: "), "{error}");
-    assert_eq!(api.requests(), [format!("GET {PLACE}")]);
-    api.be(Mood::Good);
-    assert!(load(&api).await.is_ok());
-}
-
-#[tokio::test]
-async fn a_damaged_secret_is_told_and_left_as_it_is() {
-    let api = FakeApi::default();
-    load(&api).await.unwrap();
-    let good = api.get(PLACE).unwrap();
+#[test]
+fn a_secret_that_is_not_whole_says_what_to_restore() {
+    let good = secret_of(&authority());
+    assert!(read(&good, &settings("")).is_ok());
     for key in ["tls.crt", "tls.key"] {
-        for value in [Value::Null, "AAAA".into()] {
-            let mut damaged = good.clone();
-            damaged["data"][key] = value.clone();
-            if value.is_null() {
-                damaged["data"].as_object_mut().unwrap().remove(key);
-            }
-            api.put(PLACE, damaged.clone());
-            let error = load(&api).await.unwrap_err();
-            assert!(error.contains("restore it from a copy"), "{key} {value}: {error}");
-            assert_eq!(api.get(PLACE).unwrap()["data"], damaged["data"]);
+        let mut without = good.clone();
+        data(&mut without).remove(key);
+        let mut binary = good.clone();
+        data(&mut binary).insert(key.to_owned(), ByteString(vec![0xff]));
+        let text = format!("the Secret pyramid-ca has no {key}; restore it from a copy");
+        for secret in [without, binary] {
+            assert_eq!(read(&secret, &settings("")), Err(text.clone()));
         }
+        let mut junk = good.clone();
+        data(&mut junk).insert(key.to_owned(), ByteString(b"junk".to_vec()));
+        let error = read(&junk, &settings("")).unwrap_err();
+        assert!(error.contains("restore it from a copy"), "{key}: {error}");
     }
-    api.put(PLACE, good);
-    assert!(load(&api).await.is_ok());
 }
 
-/// What is left after two replicas have begun at once.
-#[tokio::test]
-async fn who_loses_the_race_takes_the_authority_of_the_winner() {
-    let api = FakeApi::default();
-    let (one, other) = tokio::join!(load(&api), load(&api));
-    let creates = api.requests().iter().filter(|it| it.starts_with("POST")).count();
-    assert_eq!(creates, 2, "there was no race");
-    assert!(one.unwrap().is_same(&other.unwrap()));
+#[test]
+fn a_writers_certificate_tells_that_there_was_an_authority() {
+    let secret = |name: &str| {
+        let (name, namespace) = (Some(name.to_owned()), Some("shop".to_owned()));
+        let metadata = ObjectMeta { name, namespace, ..ObjectMeta::default() };
+        Secret { metadata, ..Secret::default() }
+    };
+    let others = [secret("main-writer-kek"), secret("tls")];
+    assert_eq!(certificate_in(&others), None);
+    let with = [&others[..], &[secret("main-writer-tls")]].concat();
+    assert_eq!(certificate_in(&with).as_deref(), Some("the Secret shop/main-writer-tls"));
+}
+
+#[test]
+fn a_webhooks_root_tells_that_there_was_an_authority() {
+    let configuration = |bundles: &[Option<&str>]| {
+        let webhook = |pem: &Option<&str>| {
+            let ca_bundle = pem.map(|pem| ByteString(pem.as_bytes().to_vec()));
+            let client_config = WebhookClientConfig { ca_bundle, ..WebhookClientConfig::default() };
+            MutatingWebhook { client_config, ..MutatingWebhook::default() }
+        };
+        let webhooks = Some(bundles.iter().map(webhook).collect());
+        MutatingWebhookConfiguration { webhooks, ..MutatingWebhookConfiguration::default() }
+    };
+    // The chart's configuration is there before the operator.
+    let none = [MutatingWebhookConfiguration::default(), configuration(&[None, Some("")])];
+    assert_eq!(root_in(None), None);
+    assert_eq!(none.iter().find_map(|it| root_in(Some(it))), None);
+    let text = "the caBundle of MutatingWebhookConfiguration pyramid-sidecar-injector";
+    assert_eq!(root_in(Some(&configuration(&[None, Some("root")]))).as_deref(), Some(text));
+}
+
+#[test]
+fn writers_are_looked_for_where_they_may_run() {
+    let looked = |names: &[&str]| {
+        let writer_namespaces = names.iter().map(|name| (*name).to_owned()).collect();
+        let settings = Settings { writer_namespaces, ..Settings::for_tests() };
+        let names = places("pyramid-system", &settings)?;
+        Some(names.join(" "))
+    };
+    assert_eq!(looked(&["shop", "*"]), None);
+    assert_eq!(looked(&[]).as_deref(), Some("pyramid-system"));
+    let both = Some("pyramid-system shop");
+    assert_eq!(looked(&["shop", "pyramid-system"]).as_deref(), both);
 }
 
 #[test]

@@ -17,19 +17,20 @@ type Guarded<K> = DeserializeGuard<K>;
 
 /// All Streams and Subscriptions. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Access {
+pub struct Access {
     streams: Store<Guarded<Stream>>,
     subscriptions: Store<Guarded<Subscription>>,
 }
 
 /// Fills the Streams of an [`Access`].
-pub(crate) struct Watch {
+pub struct Watch {
     streams: Writer<Guarded<Stream>>,
 }
 
 impl Access {
     /// With a cache of Subscriptions that another fills, and what fills the Streams.
-    pub(crate) fn new(subscriptions: Store<Guarded<Subscription>>) -> (Self, Watch) {
+    #[must_use]
+    pub fn new(subscriptions: Store<Guarded<Subscription>>) -> (Self, Watch) {
         let (streams, writer) = reflector::store();
         (Self { streams, subscriptions }, Watch { streams: writer })
     }
@@ -61,7 +62,8 @@ impl Access {
     }
 
     /// Whether everything has been read once.
-    pub(crate) fn is_ready(&self) -> bool {
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
         let is_filled = |ready: Option<Result<(), WriterDropped>>| matches!(ready, Some(Ok(())));
         is_filled(self.streams.wait_until_ready().now_or_never())
             && is_filled(self.subscriptions.wait_until_ready().now_or_never())
@@ -81,7 +83,7 @@ impl Access {
 
 impl Watch {
     /// Runs until `shutdown`.
-    pub(crate) async fn run(self, client: Client, shutdown: CancellationToken) {
+    pub async fn run(self, client: Client, shutdown: CancellationToken) {
         let api = Api::<Guarded<Stream>>::all(client);
         let config = watcher::Config::default();
         let events = watcher(api, config).default_backoff().reflect(self.streams);

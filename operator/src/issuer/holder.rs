@@ -82,7 +82,12 @@ fn flaw(why: &str) -> Issue {
     let words = [
         ("audience", Issue::OtherAudience),
         ("expired", Issue::ExpiredToken),
+        // Its pod.
         ("invalidated", Issue::InvalidatedToken),
+        // Its account.
+        ("not found", Issue::InvalidatedToken),
+        // Either, and another one has the name.
+        ("does not match", Issue::InvalidatedToken),
     ];
     let found = words.into_iter().find(|(word, _)| why.contains(word));
     found.map_or(Issue::BadToken, |(_, issue)| issue)
@@ -206,17 +211,25 @@ mod tests {
     #[test]
     fn flaws_of_tokens_and_pods_are_counted_apart() {
         for (said, issue) in [
-            ("[invalid bearer token, token audiences [\"a\"] is invalid]", Issue::OtherAudience),
-            ("[invalid bearer token, service account token has expired]", Issue::ExpiredToken),
             (
-                "[invalid bearer token, service account token has been invalidated]",
+                "token audiences [\"a\"] is invalid for the target audiences [\"b\"]",
+                Issue::OtherAudience,
+            ),
+            ("service account token has expired", Issue::ExpiredToken),
+            ("service account token has been invalidated", Issue::InvalidatedToken),
+            ("serviceaccounts \"web\" not found", Issue::InvalidatedToken),
+            ("service account UID (u-2) does not match claim (u-1)", Issue::InvalidatedToken),
+            (
+                "pod UID (u-2) does not match service account pod ref claim (u-1)",
                 Issue::InvalidatedToken,
             ),
+            ("service account token is not valid yet", Issue::BadToken),
+            ("go-jose/go-jose: error in cryptographic primitive", Issue::BadToken),
             ("invalid bearer token", Issue::BadToken),
         ] {
             let mut status = status();
             status.authenticated = None;
-            status.error = Some(said.to_owned());
+            status.error = Some(format!("[invalid bearer token, {said}]"));
             assert_eq!(Holder::read(status).unwrap_err().result(), issue, "{said}");
         }
         let gone = |found: Option<&Pod>| grant(&holder(), found).unwrap_err().result();

@@ -91,7 +91,7 @@ label!(
 
 /// What became of a request for a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Issue {
+pub enum Issue {
     /// A pod has it.
     Pod,
     /// Somebody without a pod has it.
