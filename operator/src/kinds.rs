@@ -5,6 +5,7 @@
 //! [`bootstrap`] and [`stats`]. None of them starts before all caches hold the whole cluster: an
 //! object that is absent from a cache that is not full looks like one that was deleted.
 
+pub(crate) mod bound;
 pub(crate) mod configured;
 pub(crate) mod queue;
 pub(crate) mod retries;

@@ -18,6 +18,7 @@ mod inject;
 mod issuer;
 mod kinds;
 mod leader;
+mod lean;
 mod metrics;
 mod pki;
 mod run;

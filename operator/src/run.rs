@@ -141,6 +141,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         trust,
         writers: Writers::new(&tls, metrics.clone()),
         recorder: Recorder::new(client, reporter),
+        bound: Arc::default(),
         metrics,
         lease_transitions: AtomicU64::new(0),
     });
