@@ -40,8 +40,9 @@ const VALUES_MAX: usize = 1 << 16;
 /// Bodies that are read or looked at, at the same time. With [`BODY_LEN_MAX`] this bounds their
 /// memory: 48 MiB. More of them wait.
 const BODIES_MAX: usize = 16;
-/// Pods that are decoded at the same time; it takes about a millisecond.
-const PODS_MAX: usize = 2;
+/// Reviews that are decoded at the same time. One takes a millisecond, a very large one ten: however
+/// many come, the other threads keep the lease and whatever else must be in time.
+const DECODED_MAX: usize = 1;
 /// The API server has its whole review ready when it calls. Whoever sends slowly would keep the place
 /// of others.
 const BODY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -57,7 +58,7 @@ struct Inner {
     subscriptions: Box<dyn Subscriptions>,
     metrics: InjectionMetrics,
     bodies: Semaphore,
-    pods: Semaphore,
+    decoded: Semaphore,
 }
 
 impl State {
@@ -72,7 +73,7 @@ impl State {
             subscriptions: Box::new(subscriptions),
             metrics,
             bodies: Semaphore::new(BODIES_MAX),
-            pods: Semaphore::new(PODS_MAX),
+            decoded: Semaphore::new(DECODED_MAX),
         }))
     }
 }
@@ -232,12 +233,12 @@ impl Request<'_> {
 impl Inner {
     /// Answers one review.
     async fn review(&self, body: &[u8]) -> Result<(Ended, Response), Bad> {
+        let _place = place(&self.decoded).await;
         let request = decode(body)?;
         if request.operation != "CREATE" {
             // Containers cannot be added to a pod that is there.
             return Ok((Ended::NotCreated, allowed(request.uid, None, Vec::new())));
         }
-        let _place = place(&self.pods).await;
         let pod = request.pod()?;
         let decided = inject(&pod, &request.namespace, &*self.subscriptions, &self.template);
         let (decided, warnings) = match decided {
