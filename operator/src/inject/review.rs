@@ -40,7 +40,7 @@ const VALUES_MAX: usize = 1 << 16;
 /// Bodies that are read or looked at, at the same time. With [`BODY_LEN_MAX`] this bounds their
 /// memory: 48 MiB. More of them wait.
 const BODIES_MAX: usize = 16;
-/// Reviews that are decoded at the same time. One takes a millisecond, a very large one ten: however
+/// Reviews that are decoded at the same time. A very large one takes milliseconds of a core: however
 /// many come, the other threads keep the lease and whatever else must be in time.
 const DECODED_MAX: usize = 1;
 /// The API server has its whole review ready when it calls. Whoever sends slowly would keep the place
