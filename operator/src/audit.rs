@@ -30,11 +30,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::inject::Subscriptions;
+use crate::lean::pages;
 
 use self::pods::{Finding, Namespaces, Pods};
 
-/// Objects in one page of a listing.
-const PAGE_LEN: u32 = 500;
 /// How often pods are compared with Subscriptions.
 const PERIOD: Duration = Duration::from_secs(10);
 /// Findings told in one period; what is beyond waits for the next.
@@ -72,10 +71,9 @@ pub(crate) async fn run(
 }
 
 async fn audit(context: &Context, subscriptions: &dyn Subscriptions, metrics: &AuditMetrics) {
-    let config = || watcher::Config::default().page_size(PAGE_LEN);
     // A pod that has ended needs no pusher any more.
-    let running = config().fields("status.phase!=Succeeded,status.phase!=Failed");
-    let disabled = config().labels(&format!("{INJECTION}={DISABLED}"));
+    let running = pages().fields("status.phase!=Succeeded,status.phase!=Failed");
+    let disabled = pages().labels(&format!("{INJECTION}={DISABLED}"));
     let api = Api::<PartialObjectMeta<Pod>>::all(context.client.clone());
     let mut pod_events = pin!(watcher(api, running).default_backoff());
     let api = Api::<PartialObjectMeta<Namespace>>::all(context.client.clone());

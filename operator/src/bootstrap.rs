@@ -121,24 +121,20 @@ async fn reconcile(
 impl Work {
     async fn write(&self, namespace: &str) -> Result<Action, Error> {
         let kinds = &self.kinds;
-        let streams: Vec<Stream> = kinds
-            .caches
-            .streams
-            .state()
+        // Held, not copied: there may be thousands.
+        let all_streams = kinds.caches.streams.state();
+        let streams: Vec<&Stream> = all_streams
             .iter()
             .filter_map(|guarded| guarded.0.as_ref().ok())
             .filter(|stream| stream.spec.writer_ref.is_some())
             .filter(|stream| namespaces_of(stream).contains(namespace))
-            .cloned()
             .collect();
-        let subscriptions: Vec<(Subscription, WriterName)> = kinds
-            .caches
-            .subscriptions
-            .state()
+        let all_subscriptions = kinds.caches.subscriptions.state();
+        let subscriptions: Vec<(&Subscription, WriterName)> = all_subscriptions
             .iter()
             .filter_map(|guarded| guarded.0.as_ref().ok())
             .filter(|found| found.namespace().as_deref() == Some(namespace))
-            .filter_map(|found| Some((found.clone(), resolve(found, &**kinds).writer()?.clone())))
+            .filter_map(|found| Some((found, resolve(found, &**kinds).writer()?.clone())))
             .collect();
         let map_ref = ObjectRef::<ConfigMap>::new(CONFIG_MAP).within(namespace);
         let present = kinds.caches.bootstraps.get(&map_ref);
@@ -156,8 +152,8 @@ impl Work {
     /// The content of the ConfigMap; the same objects give the same bytes.
     async fn data(
         &self,
-        streams: &[Stream],
-        subscriptions: &[(Subscription, WriterName)],
+        streams: &[&Stream],
+        subscriptions: &[(&Subscription, WriterName)],
     ) -> Result<BTreeMap<String, String>, Error> {
         let all = self.kinds.caches.writers.state();
         let readable = || all.iter().filter_map(|guarded| guarded.0.as_ref().ok());
@@ -178,10 +174,7 @@ impl Work {
         };
         let issuer =
             Issuer { trust_domain: &trust_domain, namespace: &self.kinds.context.namespace };
-        let streams: Vec<&Stream> = streams.iter().collect();
-        let subscriptions: Vec<(&Subscription, WriterName)> =
-            subscriptions.iter().map(|(one, writer)| (one, writer.clone())).collect();
-        let bootstrap = render(&streams, &subscriptions, &writers, issuer);
+        let bootstrap = render(streams, subscriptions, &writers, issuer);
         let data = [(TRUST_BUNDLE_KEY, bundle), (BOOTSTRAP_KEY, bootstrap.to_json())];
         Ok(data.map(|(key, text)| (key.to_owned(), text)).into())
     }

@@ -9,6 +9,7 @@ use pyramid_tls::Authority;
 use tokio::sync::watch;
 
 use crate::admin::Writers;
+use crate::kinds::bound::Bound;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
@@ -32,6 +33,8 @@ pub(crate) struct Context {
     /// Calls to Writers.
     pub(crate) writers: Writers,
     pub(crate) recorder: Recorder,
+    /// How many Streams each Writer has; filled while this replica leads.
+    pub(crate) bound: Arc<Bound>,
     pub(crate) metrics: Metrics,
     /// The fencing token of this leader: larger than that of every leader before it. 0 until this
     /// replica leads; controllers run only from then on.

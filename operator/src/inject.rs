@@ -108,6 +108,7 @@ pub(crate) fn inject(
     };
     let mut warnings = asked.unknown.iter().map(|name| unknown(name)).collect();
     warn_of_subscriptions(&mut warnings, &asked, &pod, namespace, subscriptions);
+    refuse_mounts(&pod)?;
     if let Some(by) = pod.injected_by()
         && pod.init_containers.iter().any(|container| container.name == Some(CONTAINER))
     {
@@ -171,6 +172,18 @@ fn refuse_unfit(pod: &Pod<'_>) -> Result<(), Refusal> {
         Some(name) => Err(Refusal::VolumeName { name }),
         None => Ok(()),
     }
+}
+
+/// The volumes that are added, or were, are mounted by the pusher only.
+fn refuse_mounts(pod: &Pod<'_>) -> Result<(), Refusal> {
+    let others = pod.all_containers().filter(|container| container.name != Some(CONTAINER));
+    for container in others {
+        if let Some(name) = VOLUMES.iter().find(|name| container.mounts.contains(*name)) {
+            let container = container.name.unwrap_or_default().to_owned();
+            return Err(Refusal::Mount { container, name });
+        }
+    }
+    Ok(())
 }
 
 fn patch(pod: &Pod<'_>, asked: &Asked, template: &Template) -> Result<Patch, Refusal> {

@@ -5,6 +5,7 @@
 //! [`bootstrap`] and [`stats`]. None of them starts before all caches hold the whole cluster: an
 //! object that is absent from a cache that is not full looks like one that was deleted.
 
+pub(crate) mod bound;
 pub(crate) mod configured;
 pub(crate) mod queue;
 pub(crate) mod retries;
@@ -27,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
+use crate::metrics::objects;
 use crate::{bootstrap, stats, stream, subscription};
 use configured::{Configured, Name};
 use queue::Queue;
@@ -141,6 +143,12 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     if !is_full {
         return;
     }
+    let Caches { writers, streams, subscriptions, .. } = &kinds.caches;
+    kinds.context.metrics.show(objects::Caches {
+        writers: writers.clone(),
+        streams: streams.clone(),
+        subscriptions: subscriptions.clone(),
+    });
     tasks.spawn(stream::run(Arc::clone(&kinds), stop()));
     tasks.spawn(subscription::run(Arc::clone(&kinds), stop()));
     tasks.spawn(bootstrap::run(Arc::clone(&kinds), stop()));

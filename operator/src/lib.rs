@@ -19,6 +19,7 @@ mod context;
 mod identity;
 mod inject;
 mod kinds;
+mod lean;
 mod metrics;
 mod pki;
 mod run;

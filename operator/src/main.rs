@@ -3,12 +3,14 @@
 use std::error::Error;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use pyramid_operator::{Config, run};
 use pyramid_telemetry::logs;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +18,10 @@ use tokio_util::sync::CancellationToken;
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Threads that work. There is little to compute, and each keeps freed memory for itself: on a node
+/// with many cores that would be most of what the operator has.
+const WORKERS_MAX: usize = 4;
 
 /// Brings up Writers, tells them who may do what, gives out certificates and injects pushers.
 #[derive(Debug, Parser)]
@@ -64,10 +70,16 @@ fn main() -> ExitCode {
     logs::tell_panics();
     let config =
         Config { settings, namespace, pod, webhook_listen, issuer_listen, ops_listen, identity };
-    match tokio::runtime::Runtime::new() {
+    match runtime() {
         Ok(runtime) => runtime.block_on(supervise(config)),
         Err(error) => fail(&error),
     }
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().worker_threads(cores.min(WORKERS_MAX)).build()
 }
 
 async fn supervise(config: Config) -> ExitCode {

@@ -1,6 +1,7 @@
 //! What the operator counts. Names, units and meanings stand here.
 
 mod labels;
+pub(crate) mod objects;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +14,11 @@ use pyramid_telemetry::metrics::{
 use pyramid_tls::{Reason, Status, Tls};
 use tokio::sync::watch;
 
+use crate::audit::AuditMetrics;
 use crate::context::Trust;
+use crate::inject::InjectionMetrics;
+
+use self::objects::Objects;
 
 pub use self::labels::Issue;
 pub(crate) use self::labels::{AdminCall, Controller, Outcome};
@@ -35,6 +40,7 @@ pub struct Metrics {
     issues: Counters<Issue>,
     panics: Counter,
     bundle_writes: Counter,
+    objects: Objects,
 }
 
 impl Metrics {
@@ -57,6 +63,14 @@ impl Metrics {
     /// Whether this replica leads.
     pub(crate) fn leads(&self, leads: bool) {
         self.leader.set(i64::from(leads));
+        if !leads {
+            self.objects.hide();
+        }
+    }
+
+    /// How the objects stand is shown from these, as long as this replica leads.
+    pub(crate) fn show(&self, caches: objects::Caches) {
+        self.objects.show(caches);
     }
 
     /// A request ended in a panic.
@@ -81,11 +95,20 @@ impl Metrics {
         self.bundle_writes.inc();
     }
 
-    /// All of them, with what is looked at when somebody asks. Names in it begin with `pyramid`;
-    /// others add theirs.
-    pub(crate) fn registry(&self, tls: &Tls, trust: watch::Receiver<Arc<Trust>>) -> Registry {
+    /// All that the operator has, with what is looked at when somebody asks.
+    /// Names in it begin with `pyramid`, and each is explained in `docs/operating.md`; a test
+    /// compares the two.
+    pub(crate) fn registry(
+        &self,
+        (injections, audit): (&InjectionMetrics, &AuditMetrics),
+        tls: &Tls,
+        trust: watch::Receiver<Arc<Trust>>,
+    ) -> Registry {
         let mut registry = Registry::with_prefix(PREFIX);
         self.register_requests(&mut registry);
+        register(&mut registry, self.objects.clone());
+        injections.register(&mut registry);
+        audit.register(&mut registry);
         let registry_of_operator = registry.sub_registry_with_prefix(OPERATOR);
         self.register_controllers(registry_of_operator);
         let watched = tls.clone();
@@ -155,6 +178,7 @@ struct Watched {
 
 impl Collector for Watched {
     fn collect(&self, scrape: &mut Scrape<'_>) -> fmt::Result {
+        scrape.info("build", "What runs", &[("version", env!("CARGO_PKG_VERSION"))])?;
         let Status { handshakes, refused, .. } = self.tls.status();
         scrape.counter(
             "handshakes",

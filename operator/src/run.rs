@@ -141,6 +141,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         trust,
         writers: Writers::new(&tls, metrics.clone()),
         recorder: Recorder::new(client, reporter),
+        bound: Arc::default(),
         metrics,
         lease_transitions: AtomicU64::new(0),
     });
@@ -276,9 +277,8 @@ async fn serve(
         Ok("issuer")
     });
     let audit = Audit { subscriptions, metrics: AuditMetrics::default() };
-    let mut registry = metrics.registry(tls, context.trust.clone());
-    injections.register(&mut registry);
-    audit.metrics.register(&mut registry);
+    let others = (&injections, &audit.metrics);
+    let registry = metrics.registry(others, tls, context.trust.clone());
     serve_ops(tasks, config, access, registry, stop).await?;
     Ok(audit)
 }

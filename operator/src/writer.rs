@@ -12,13 +12,12 @@ mod observe;
 mod plan;
 mod quantity;
 mod status;
-mod streams;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -26,12 +25,11 @@ use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{self, Action, Controller};
 use kube::runtime::reflector::ObjectRef;
-use kube::runtime::watcher;
 use kube::{Api, Resource, ResourceExt};
 use pyramid_crds::condition::{Observation, Truth, reasons, types};
-use pyramid_crds::{Stream, Writer, label};
+use pyramid_crds::{Writer, label};
 use pyramid_protocol::{Clock as _, Entropy, SystemClock, SystemEntropy};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 
@@ -42,12 +40,14 @@ use self::observe::{Live, Pass};
 use self::plan::{Observed, Step, Wait, plan};
 use self::status::Facts;
 use crate::context::Context;
+use crate::kinds::bound::Bound;
 use crate::kinds::retries::{self, Failure};
+use crate::lean::pages;
 use crate::{admin, metrics, pki};
 
 /// Writers that are worked on at once.
 const CONCURRENCY: u16 = 4;
-/// Streams are counted again after this long: many may come at once.
+/// Writers are looked at again because of their Streams after this long: many may come at once.
 const COUNT_AGAIN: Duration = Duration::from_secs(5);
 /// Steps of one pass. A new Writer takes ten; a pass that goes on and on is a bug, and waits.
 const STEPS_MAX: usize = 24;
@@ -127,8 +127,6 @@ struct Shared {
 struct Memory {
     /// Failures in a row.
     failures: HashMap<ObjectRef<Writer>, u32>,
-    /// How many Streams were bound, and when they were counted.
-    streams: HashMap<ObjectRef<Writer>, (usize, Instant)>,
     /// Their children, as they were applied last.
     applied: HashMap<ObjectRef<Writer>, Arc<Applied>>,
     /// The one Writer whose Pod is being replaced, and since when.
@@ -142,9 +140,6 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     let client = &context.client;
     let mut controller = Controller::new(Api::<Guarded>::all(client.clone()), pages())
         .with_config(controller::Config::default().concurrency(CONCURRENCY));
-    let bound = streams::Bound::default();
-    let streams = Api::<DeserializeGuard<Stream>>::all(client.clone());
-    controller = controller.watches(streams, pages(), move |stream| bound.changed(&stream));
     let children = pages().labels(&format!("{}={}", label::MANAGED_BY, label::OPERATOR));
     for namespace in namespaces(&context.settings.writer_namespaces) {
         controller = controller
@@ -157,6 +152,7 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     let shared = Arc::new(Shared { context: Arc::clone(&context), memory: Mutex::default() });
     controller
         .reconcile_all_on(trusts)
+        .reconcile_all_on(bindings(Arc::clone(&context.bound)))
         .graceful_shutdown_on(async move { shutdown.cancelled().await })
         .run(reconcile, error_policy, shared)
         .for_each(|visited| async move {
@@ -168,9 +164,16 @@ pub(crate) async fn run(context: Arc<Context>, shutdown: CancellationToken) {
         .await;
 }
 
-/// Lists come in pages: not every API server can stream one.
-fn pages() -> watcher::Config {
-    watcher::Config::default().page_size(500)
+/// Says that some Writer has another number of Streams. There are few Writers, so that it is not
+/// said which; and at most once in [`COUNT_AGAIN`].
+fn bindings(bound: Arc<Bound>) -> impl Stream<Item = ()> + Send {
+    futures::stream::unfold((bound, false), |(bound, is_again)| async move {
+        if is_again {
+            sleep(COUNT_AGAIN).await;
+        }
+        bound.changed().await;
+        Some(((), (bound, true)))
+    })
 }
 
 /// Namespaces to watch children in; `None`: all.
@@ -257,9 +260,8 @@ impl Shared {
         key: &ObjectRef<Writer>,
     ) -> Result<Action, Error> {
         let api = Api::<Writer>::namespaced(self.context.client.clone(), namespace);
-        let counted = self.counted(key);
         let applied = Arc::clone(self.memory().applied.entry(key.clone()).or_default());
-        let mut pass = Pass { streams: counted, ..Pass::default() };
+        let mut pass = Pass::default();
         for _ in 0..STEPS_MAX {
             let read = api.get_opt(name).await.map_err(Error::kube("read the Writer"))?;
             let Some(writer) = read else {
@@ -267,10 +269,7 @@ impl Shared {
                 return Ok(Action::await_change());
             };
             let parent = Parent { writer: &writer, name, namespace };
-            let live = Box::pin(observe::read(&self.context, parent, &mut pass)).await?;
-            if counted.is_none() {
-                self.memory().streams.insert(key.clone(), (live.streams, Instant::now()));
-            }
+            let live = Box::pin(observe::read(&self.context, parent)).await?;
             let seen = live.observed(parent, pass)?;
             let mut step = plan(&seen);
             if matches!(step, Step::EvictPod { .. }) && !self.may_roll(key) {
@@ -279,12 +278,6 @@ impl Shared {
             let ends = matches!(step, Step::Stop(_) | Step::Wait(_) | Step::Stable | Step::Gone);
             if ends {
                 self.settle(parent, &live, &seen, &step, key).await?;
-                // What came since the Streams were counted is told a moment later.
-                let step = if counted.is_some() && step == Step::Stable {
-                    Step::Wait(Wait::Streams)
-                } else {
-                    step
-                };
                 return Ok(self.again(&step));
             }
             if matches!(step, Step::ApplyChildren | Step::ApplyTls) {
@@ -297,13 +290,6 @@ impl Shared {
         }
         tracing::warn!(namespace, name, "the Writer needs more steps than it should");
         Ok(Action::requeue(self.context.settings.waits.progress()))
-    }
-
-    /// How many Streams are bound, if they were counted a moment ago.
-    fn counted(&self, key: &ObjectRef<Writer>) -> Option<usize> {
-        let memory = self.memory();
-        let (streams, when) = memory.streams.get(key)?;
-        (when.elapsed() < COUNT_AGAIN).then_some(*streams)
     }
 
     /// Ends a pass: says how it stands.
@@ -404,7 +390,6 @@ impl Shared {
         self.end_rollout(key);
         let mut memory = self.memory();
         memory.failures.remove(key);
-        memory.streams.remove(key);
         memory.applied.remove(key);
         drop(memory);
         self.context.writers.forget(namespace, name);

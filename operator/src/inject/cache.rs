@@ -11,9 +11,7 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use pyramid_crds::Subscription;
 
 use super::{Standing, Subscriptions};
-
-/// Objects in one page of a listing.
-const PAGE_LEN: u32 = 500;
+use crate::lean::{make_bare, pages};
 
 /// One that cannot be read is there all the same.
 type Guarded = DeserializeGuard<Subscription>;
@@ -22,8 +20,8 @@ type Guarded = DeserializeGuard<Subscription>;
 /// [`Store::wait_until_ready`] has returned.
 pub(crate) fn watch(client: kube::Client) -> (Store<Guarded>, impl Future<Output = ()> + Send) {
     let (store, writer) = reflector::store();
-    let config = watcher::Config::default().page_size(PAGE_LEN);
-    let events = watcher(Api::<Guarded>::all(client), config).default_backoff().reflect(writer);
+    let events = watcher(Api::<Guarded>::all(client), pages()).default_backoff();
+    let events = events.modify(keep_spec).reflect(writer);
     let fill = async move {
         let mut events = pin!(events);
         while let Some(event) = events.next().await {
@@ -34,6 +32,14 @@ pub(crate) fn watch(client: kube::Client) -> (Store<Guarded>, impl Future<Output
         }
     };
     (store, fill)
+}
+
+/// Every replica has this cache, and nobody asks it for more.
+fn keep_spec(guarded: &mut Guarded) {
+    make_bare(guarded);
+    if let Ok(subscription) = &mut guarded.0 {
+        subscription.status = None;
+    }
 }
 
 impl Subscriptions for Store<Guarded> {
@@ -52,6 +58,7 @@ impl Subscriptions for Store<Guarded> {
 
 #[cfg(test)]
 mod tests {
+    use pyramid_crds::subscription::SubscriptionStatus;
     use serde_json::{Value, json};
 
     use super::*;
@@ -64,6 +71,15 @@ mod tests {
             "spec": spec,
         });
         serde_json::from_value(all).unwrap()
+    }
+
+    #[test]
+    fn a_subscription_is_kept_without_its_numbers() {
+        let spec = json!({ "streams": [{ "name": "orders" }], "serviceAccounts": ["auditor"] });
+        let mut sent = subscription("audit", &spec);
+        sent.0.as_mut().unwrap().status = Some(SubscriptionStatus::default());
+        keep_spec(&mut sent);
+        assert_eq!(sent.0.unwrap(), subscription("audit", &spec).0.unwrap());
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(super) struct Container<'a> {
     pub(super) name: Option<&'a str>,
     /// It runs as long as the pod. Means something for init containers only.
     pub(super) native: bool,
+    /// The names of the volumes that it mounts.
+    pub(super) mounts: Vec<&'a str>,
     /// The TCP ports that it says it listens on.
     pub(super) ports: Vec<u64>,
     pub(super) has_env: bool,
@@ -145,9 +147,11 @@ fn containers<'a>(spec: &'a Object, name: &str) -> Result<Option<Vec<Container<'
         let container = element.as_object().ok_or_else(|| malformed(&path, "an object"))?;
         let env = list(container, "env", &format!("{path}.env"))?;
         let ports = list(container, "ports", &format!("{path}.ports"))?;
+        let mounts = list(container, "volumeMounts", &format!("{path}.volumeMounts"))?;
         Ok(Container {
             name: text(container, "name"),
             native: text(container, "restartPolicy") == Some("Always"),
+            mounts: names(mounts),
             ports: ports.into_iter().flatten().filter_map(tcp_port).collect(),
             has_env: env.is_some(),
             variables: names(env),

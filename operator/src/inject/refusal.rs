@@ -41,6 +41,18 @@ pub(crate) enum Refusal {
         /// Which one.
         name: &'static str,
     },
+    /// The key and the token of the pod's identity are for the pusher: an application that uses
+    /// them would lose them with the next version, and one that writes there stops the pusher.
+    #[error(
+        "container {container:?} mounts volume {name:?}, which is for the pusher alone; remove the \
+         mount"
+    )]
+    Mount {
+        /// Whose.
+        container: String,
+        /// Which one.
+        name: &'static str,
+    },
     /// A value that means nothing.
     #[error("annotation {annotation} is {value:?}; {remedy}")]
     Annotation {
@@ -105,6 +117,7 @@ pub(super) enum Why {
     Windows,
     Port,
     Name,
+    Mount,
     Annotation,
     TooMany,
     AsksNothing,
@@ -119,6 +132,7 @@ impl Label for Why {
         Self::Windows,
         Self::Port,
         Self::Name,
+        Self::Mount,
         Self::Annotation,
         Self::TooMany,
         Self::AsksNothing,
@@ -132,6 +146,7 @@ impl Label for Why {
             Self::Windows => "windows",
             Self::Port => "port",
             Self::Name => "name",
+            Self::Mount => "mount",
             Self::Annotation => "annotation",
             Self::TooMany => "too_many",
             Self::AsksNothing => "asks_nothing",
@@ -149,6 +164,7 @@ impl Refusal {
             Self::Windows => Why::Windows,
             Self::Port { .. } => Why::Port,
             Self::ContainerName | Self::VolumeName { .. } => Why::Name,
+            Self::Mount { .. } => Why::Mount,
             Self::Annotation { .. } => Why::Annotation,
             Self::TooManySubscriptions { .. } | Self::TooManyAppends { .. } => Why::TooMany,
             Self::AsksNothing => Why::AsksNothing,

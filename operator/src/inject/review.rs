@@ -5,29 +5,47 @@
 //! The review is decoded field by field and not as kube's type: a pod of a later Kubernetes must get
 //! through, and the patch goes out as the base64 text that the API describes.
 
-use std::sync::Arc;
+mod values;
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State as Extract};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request as HttpRequest, State as Extract};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use json_patch::Patch;
 use k8s_openapi::ByteString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::time::Instant;
+use serde_json::value::RawValue;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout};
 
 use super::metrics::{Ended, InjectionMetrics};
-use super::{Injection, Outcome, Refusal, Subscriptions, Template, inject};
+use super::{Injection, Outcome, Subscriptions, Template, inject};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
-/// The API server takes requests of 3 MiB; what it sends about one is larger by defaults and by the
-/// names of fields. Unit: bytes.
-const BODY_LEN_MAX: usize = 8 << 20;
+/// The API server takes requests of 3 MiB, and etcd keeps objects of 1.5 MiB; a pod of a few hundred
+/// kilobytes is a very large one. So a longer review is of a pod that could hardly be stored. Unit:
+/// bytes.
+const BODY_LEN_MAX: usize = 3 << 20;
+/// Values of a pod, at any depth. A large pod has a few thousand. Decoded, so many take 25 MiB at
+/// most, besides their texts.
+const VALUES_MAX: usize = 1 << 16;
+/// Bodies that are read or looked at, at the same time. With [`BODY_LEN_MAX`] this bounds their
+/// memory: 48 MiB. More of them wait.
+const BODIES_MAX: usize = 16;
+/// Reviews that are decoded at the same time. A very large one takes milliseconds of a core: however
+/// many come, the other threads keep the lease and whatever else must be in time.
+const DECODED_MAX: usize = 1;
+/// The API server has its whole review ready when it calls. Whoever sends slowly would keep the place
+/// of others.
+const BODY_TIMEOUT: Duration = Duration::from_secs(3);
 /// The API server cuts longer ones. Unit: bytes.
 const WARNING_LEN_MAX: usize = 256;
 
@@ -39,6 +57,8 @@ struct Inner {
     template: Template,
     subscriptions: Box<dyn Subscriptions>,
     metrics: InjectionMetrics,
+    bodies: Semaphore,
+    decoded: Semaphore,
 }
 
 impl State {
@@ -48,36 +68,41 @@ impl State {
         subscriptions: impl Subscriptions + 'static,
         metrics: InjectionMetrics,
     ) -> Self {
-        let subscriptions = Box::new(subscriptions);
-        Self(Arc::new(Inner { template, subscriptions, metrics }))
+        Self(Arc::new(Inner {
+            template,
+            subscriptions: Box::new(subscriptions),
+            metrics,
+            bodies: Semaphore::new(BODIES_MAX),
+            decoded: Semaphore::new(DECODED_MAX),
+        }))
     }
 }
 
 /// Serves `POST /inject`.
 pub(crate) fn router(state: State) -> Router {
-    Router::new()
-        .route("/inject", post(answer))
-        .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
-        .with_state(state)
+    Router::new().route("/inject", post(answer)).with_state(state)
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Review {
+struct Review<'a> {
     api_version: String,
     kind: String,
-    request: Request,
+    #[serde(borrow)]
+    request: Request<'a>,
 }
 
+/// What is not looked at is skipped, `oldObject` above all.
 #[derive(Deserialize)]
-struct Request {
+struct Request<'a> {
     uid: String,
     operation: String,
     resource: Resource,
     #[serde(default)]
     namespace: String,
-    #[serde(default)]
-    object: Value,
+    /// Decoded only if somebody has to look into it.
+    #[serde(borrow, default)]
+    object: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize, PartialEq)]
@@ -119,11 +144,17 @@ struct Status {
     message: String,
 }
 
-/// What was sent is no review of a pod.
+/// What was sent is no review of a pod, or of one that is too large.
 #[derive(Debug, thiserror::Error)]
 enum Bad {
+    #[error("the review is longer than {} MiB; make the Pod smaller", BODY_LEN_MAX >> 20)]
+    TooLong,
+    #[error("the Pod has more than {VALUES_MAX} values; make it smaller")]
+    TooManyValues,
+    #[error("the review did not come within {} s", BODY_TIMEOUT.as_secs())]
+    Slow,
     #[error("read the review")]
-    Body(#[source] BytesRejection),
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("decode the review")]
     Json(#[source] serde_json::Error),
     #[error("{kind} of {api_version} is not reviewed here; send {KIND} of {API_VERSION}")]
@@ -135,29 +166,49 @@ enum Bad {
 impl Bad {
     fn code(&self) -> StatusCode {
         match self {
-            Self::Body(rejection) => rejection.status(),
-            Self::Json(_) | Self::Kind { .. } | Self::Resource { .. } => StatusCode::BAD_REQUEST,
+            Self::TooLong | Self::TooManyValues => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::Body(_) | Self::Json(_) | Self::Kind { .. } | Self::Resource { .. } => {
+                StatusCode::BAD_REQUEST
+            }
         }
     }
 }
 
-async fn answer(Extract(state): Extract<State>, body: Result<Bytes, BytesRejection>) -> Response {
+/// More than there are places for wait for one: the API server says when it has waited enough, and a
+/// pod that is refused because others are many would not come back by itself.
+async fn answer(Extract(state): Extract<State>, request: HttpRequest) -> Response {
+    let Inner { metrics, bodies, .. } = &*state.0;
+    let _place = place(bodies).await;
+    let body = read(request.into_body()).await;
     let begun = Instant::now();
-    let Inner { template, subscriptions, metrics } = &*state.0;
-    let decide =
-        |request: &Request| inject(&request.object, &request.namespace, &**subscriptions, template);
-    let (ended, response) = match body.map_err(Bad::Body).and_then(|body| decode(&body)) {
-        Ok(request) => review(request, decide),
-        Err(bad) => {
-            tracing::warn!(error = &bad as &dyn std::error::Error, "a review cannot be answered");
-            (Ended::BadRequest, (bad.code(), bad.to_string()).into_response())
-        }
+    let reviewed = match body {
+        Ok(body) => state.0.review(&body).await,
+        Err(bad) => Err(bad),
     };
+    let (ended, response) = reviewed.unwrap_or_else(|bad| {
+        tracing::warn!(error = &bad as &dyn std::error::Error, "a review cannot be answered");
+        (Ended::BadRequest, (bad.code(), bad.to_string()).into_response())
+    });
     metrics.ended(ended, begun.elapsed());
     response
 }
 
-fn decode(body: &[u8]) -> Result<Request, Bad> {
+/// Waits for a place.
+async fn place(places: &Semaphore) -> SemaphorePermit<'_> {
+    places.acquire().await.expect("it is never closed")
+}
+
+async fn read(body: Body) -> Result<Bytes, Bad> {
+    let read = timeout(BODY_TIMEOUT, Limited::new(body, BODY_LEN_MAX).collect()).await;
+    match read.map_err(|_elapsed| Bad::Slow)? {
+        Ok(read) => Ok(read.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Bad::TooLong),
+        Err(error) => Err(Bad::Body(error)),
+    }
+}
+
+fn decode(body: &[u8]) -> Result<Request<'_>, Bad> {
     let Review { api_version, kind, request } = serde_json::from_slice(body).map_err(Bad::Json)?;
     if api_version != API_VERSION || kind != KIND {
         return Err(Bad::Kind { api_version, kind });
@@ -169,29 +220,41 @@ fn decode(body: &[u8]) -> Result<Request, Bad> {
     Ok(request)
 }
 
-/// Answers one request as `decide` says.
-fn review(
-    request: Request,
-    decide: impl FnOnce(&Request) -> Result<Injection, Refusal>,
-) -> (Ended, Response) {
-    if request.operation != "CREATE" {
-        // Containers cannot be added to a pod that is there.
-        return (Ended::NotCreated, allowed(request.uid, None, Vec::new()));
-    }
-    let decided = decide(&request);
-    let (decided, warnings) = match decided {
-        Ok(Injection { outcome, warnings }) => (Ok(outcome), warnings),
-        Err(refusal) => (Err(refusal), Vec::new()),
-    };
-    let ended = Ended::from(&decided);
-    let response = match decided {
-        Ok(Outcome::Injected(patch)) => allowed(request.uid, Some(&patch), warnings),
-        Ok(Outcome::Present | Outcome::OptedOut | Outcome::NotAsked) => {
-            allowed(request.uid, None, warnings)
+impl Request<'_> {
+    fn pod(&self) -> Result<Value, Bad> {
+        let Some(object) = self.object else { return Ok(Value::Null) };
+        if !values::are_at_most(VALUES_MAX, object).map_err(Bad::Json)? {
+            return Err(Bad::TooManyValues);
         }
-        Err(refusal) => refused(request.uid, refusal.to_string()),
-    };
-    (ended, response)
+        serde_json::from_str(object.get()).map_err(Bad::Json)
+    }
+}
+
+impl Inner {
+    /// Answers one review.
+    async fn review(&self, body: &[u8]) -> Result<(Ended, Response), Bad> {
+        let _place = place(&self.decoded).await;
+        let request = decode(body)?;
+        if request.operation != "CREATE" {
+            // Containers cannot be added to a pod that is there.
+            return Ok((Ended::NotCreated, allowed(request.uid, None, Vec::new())));
+        }
+        let pod = request.pod()?;
+        let decided = inject(&pod, &request.namespace, &*self.subscriptions, &self.template);
+        let (decided, warnings) = match decided {
+            Ok(Injection { outcome, warnings }) => (Ok(outcome), warnings),
+            Err(refusal) => (Err(refusal), Vec::new()),
+        };
+        let ended = Ended::from(&decided);
+        let response = match decided {
+            Ok(Outcome::Injected(patch)) => allowed(request.uid, Some(&patch), warnings),
+            Ok(Outcome::Present | Outcome::OptedOut | Outcome::NotAsked) => {
+                allowed(request.uid, None, warnings)
+            }
+            Err(refusal) => refused(request.uid, refusal.to_string()),
+        };
+        Ok((ended, response))
+    }
 }
 
 fn allowed(uid: String, patch: Option<&Patch>, warnings: Vec<String>) -> Response {

@@ -12,6 +12,8 @@ use pyramid_crds::stream::{ANY_ACCOUNT, Account};
 use pyramid_crds::{Stream, Subscription};
 use tokio_util::sync::CancellationToken;
 
+use crate::lean::{make_bare, pages};
+
 /// What was read, or that it cannot be read: then it names nobody.
 type Guarded<K> = DeserializeGuard<K>;
 
@@ -85,14 +87,22 @@ impl Watch {
     /// Runs until `shutdown`.
     pub async fn run(self, client: Client, shutdown: CancellationToken) {
         let api = Api::<Guarded<Stream>>::all(client);
-        let config = watcher::Config::default();
-        let events = watcher(api, config).default_backoff().reflect(self.streams);
+        let events = watcher(api, pages()).default_backoff();
+        let events = events.modify(keep_spec).reflect(self.streams);
         let mut events = pin!(events);
         while let Some(Some(event)) = shutdown.run_until_cancelled(events.next()).await {
             if let Err(error) = event {
                 tracing::warn!(%error, "the watch of Streams broke and is taken up again");
             }
         }
+    }
+}
+
+/// Every replica has this cache, and nobody asks it for more.
+fn keep_spec(guarded: &mut Guarded<Stream>) {
+    make_bare(guarded);
+    if let Ok(stream) = &mut guarded.0 {
+        stream.status = None;
     }
 }
 
@@ -120,6 +130,8 @@ fn subscription_names(subscription: &Subscription, namespace: &str, account: &st
 
 #[cfg(test)]
 mod tests {
+    use kube::Resource as _;
+    use pyramid_crds::stream::StreamStatus;
     use serde_json::{Value, json};
 
     use super::*;
@@ -191,6 +203,17 @@ mod tests {
         assert!(names(&closed, "shop", "web"));
         assert!(!names(&closed, "shop", "other"));
         assert!(!names(&closed, "bank", "web"));
+    }
+
+    #[test]
+    fn a_stream_is_kept_with_its_lists_only() {
+        let spec = json!({"appenders": [{"serviceAccount": "web"}]});
+        let mut sent = DeserializeGuard(Ok(stream(&spec)));
+        let metadata = sent.meta_mut();
+        metadata.labels = Some([("team".to_owned(), "shop".to_owned())].into());
+        sent.0.as_mut().unwrap().status = Some(StreamStatus::default());
+        keep_spec(&mut sent);
+        assert_eq!(sent.0.unwrap(), stream(&spec));
     }
 
     #[test]

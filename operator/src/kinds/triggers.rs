@@ -79,7 +79,9 @@ impl StreamTriggers {
             Event::Init | Event::InitApply(_) => {}
             Event::InitDone => {
                 let before = std::mem::take(&mut self.seen);
-                for one in self.kinds.caches.streams.state() {
+                let streams = self.kinds.caches.streams.state();
+                self.kinds.context.bound.replace(&streams);
+                for one in streams {
                     self.seen.insert(ObjectRef::from_obj(&*one), described(&one));
                 }
                 // A watch that began anew tells of no deletions.
@@ -90,6 +92,7 @@ impl StreamTriggers {
                 self.kinds.everything();
             }
             Event::Apply(guarded) => {
+                self.kinds.context.bound.set(guarded);
                 let reference = ObjectRef::from_obj(guarded);
                 let (print, namespaces) = described(guarded);
                 let old = self.seen.insert(reference.clone(), (print, namespaces.clone()));
@@ -103,6 +106,7 @@ impl StreamTriggers {
             }
             Event::Delete(guarded) => {
                 let reference = ObjectRef::from_obj(guarded);
+                self.kinds.context.bound.remove(&reference);
                 if let Some((_, namespaces)) = self.seen.remove(&reference) {
                     self.kinds.look_at_namespaces(namespaces.iter());
                 }

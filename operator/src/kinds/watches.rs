@@ -18,9 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Kinds;
 use super::triggers::{StreamTriggers, SubscriptionTriggers, WriterTriggers};
-
-/// Objects in one page of a listing.
-const PAGE_LEN: u32 = 500;
+use crate::lean::{make_lean, pages};
 
 pub(super) async fn streams(
     kinds: Arc<Kinds>,
@@ -29,7 +27,7 @@ pub(super) async fn streams(
 ) {
     let api = Api::all(kinds.context.client.clone());
     let mut triggers = StreamTriggers::new(kinds);
-    run(api, everything(), store, shutdown, move |event| triggers.on(event)).await;
+    run(api, pages(), store, shutdown, move |event| triggers.on(event)).await;
 }
 
 pub(super) async fn subscriptions(
@@ -39,7 +37,7 @@ pub(super) async fn subscriptions(
 ) {
     let api = Api::all(kinds.context.client.clone());
     let mut triggers = SubscriptionTriggers::new(kinds);
-    run(api, everything(), store, shutdown, move |event| triggers.on(event)).await;
+    run(api, pages(), store, shutdown, move |event| triggers.on(event)).await;
 }
 
 pub(super) async fn writers(
@@ -49,7 +47,7 @@ pub(super) async fn writers(
 ) {
     let api = Api::all(kinds.context.client.clone());
     let mut triggers = WriterTriggers::new(kinds);
-    run(api, everything(), store, shutdown, move |event| triggers.on(event)).await;
+    run(api, pages(), store, shutdown, move |event| triggers.on(event)).await;
 }
 
 pub(super) async fn namespaces(
@@ -58,7 +56,7 @@ pub(super) async fn namespaces(
     shutdown: CancellationToken,
 ) {
     let api = Api::all(kinds.context.client.clone());
-    run(api, everything(), store, shutdown, move |event| kinds.on_namespace(event)).await;
+    run(api, pages(), store, shutdown, move |event| kinds.on_namespace(event)).await;
 }
 
 pub(super) async fn bootstraps(
@@ -68,12 +66,8 @@ pub(super) async fn bootstraps(
 ) {
     let api = Api::all(kinds.context.client.clone());
     // The operator may list and watch them by this name only.
-    let config = everything().fields(&format!("metadata.name={CONFIG_MAP}"));
+    let config = pages().fields(&format!("metadata.name={CONFIG_MAP}"));
     run(api, config, store, shutdown, move |event| kinds.on_bootstrap(event)).await;
-}
-
-fn everything() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE_LEN)
 }
 
 /// Tells of each event after the cache holds it.
@@ -86,7 +80,7 @@ async fn run<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let mut events = pin!(watch(api, config).default_backoff().reflect(store));
+    let mut events = pin!(watch(api, config).default_backoff().modify(make_lean).reflect(store));
     loop {
         let event = tokio::select! {
             biased;

@@ -16,7 +16,11 @@ fn text(metrics: &Metrics) -> String {
     let place = identity::Place { directory: directory.path(), namespace: "pyramid-system" };
     let tls = identity::open(place, &trust, &settings, Arc::new(SystemClock)).unwrap();
     let (_sender, trust) = watch::channel(trust);
-    metrics::text(&metrics.registry(&tls, trust))
+    metrics::text(&metrics.registry(
+        (&InjectionMetrics::default(), &AuditMetrics::default()),
+        &tls,
+        trust,
+    ))
 }
 
 fn line<'a>(text: &'a str, series: &str) -> &'a str {
@@ -59,6 +63,26 @@ fn what_happens_is_counted_under_its_name() {
     ] {
         assert!(!line(&text, shown).is_empty(), "{shown} in {text}");
     }
+}
+
+#[test]
+fn every_metric_is_explained_to_users() {
+    let text = text(&Metrics::default());
+    let names = metrics::names(&text);
+    let mut names: Vec<String> = names.map(str::to_owned).collect();
+    assert!(names.len() > 15, "{names:?}");
+    let documented = include_str!("../../../docs/operating.md");
+    let (_, documented) = documented.split_once("\n### Operator").unwrap();
+    let rows = documented.lines().filter_map(|line| line.strip_prefix("| `"));
+    let mut explained: Vec<String> = rows
+        .map(|row| {
+            let name = row.split('`').next().unwrap();
+            name.strip_suffix("_total").or(name.strip_suffix("_info")).unwrap_or(name).to_owned()
+        })
+        .collect();
+    names.sort_unstable();
+    explained.sort_unstable();
+    assert_eq!(explained, names);
 }
 
 #[test]

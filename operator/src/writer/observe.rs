@@ -1,7 +1,8 @@
 //! What is there now: objects of the API server and the answer of the replica, all read anew.
 //!
-//! Nothing comes from a cache. A Writer has few objects and is looked at rarely, and a step that
-//! destroys something must not be decided from the past.
+//! Nothing that decides comes from a cache. A Writer has few objects and is looked at rarely, and a
+//! step that destroys something must not be decided from the past. Only the number of Streams of a
+//! Writer that stays is as the watch of Streams tells it: it is shown, and nothing follows from it.
 
 use std::fmt::Debug;
 
@@ -31,17 +32,16 @@ use super::plan::{
 use super::quantity;
 use crate::admin;
 use crate::context::Context;
+use crate::kinds::writers::WriterName;
 
 /// Streams that one request lists.
-const PAGE_OBJECTS: u32 = 500;
+const PAGE_OBJECTS: u32 = 100;
 
 /// What one pass of the controller has done so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pass {
     pub(crate) are_children_applied: bool,
     pub(crate) is_tls_applied: bool,
-    /// How many Streams are bound, once counted.
-    pub(crate) streams: Option<usize>,
 }
 
 /// The objects of one Writer.
@@ -82,11 +82,7 @@ pub(crate) enum Input {
 }
 
 /// Reads all that belongs to a Writer.
-pub(crate) async fn read(
-    context: &Context,
-    parent: Parent<'_>,
-    pass: &mut Pass,
-) -> Result<Live, Error> {
+pub(crate) async fn read(context: &Context, parent: Parent<'_>) -> Result<Live, Error> {
     if !context.settings.enables(parent.namespace) {
         // We may not even look.
         return Ok(Live::default());
@@ -125,12 +121,12 @@ pub(crate) async fn read(
     if is_deleting {
         live.is_namespace_terminating = reader.is_namespace_terminating().await?;
     }
-    live.streams = match pass.streams {
+    live.streams = if is_deleting {
         // The number decides about volumes.
-        Some(streams) if !is_deleting => streams,
-        Some(_) | None => reader.streams(parent.name).await?,
+        reader.streams(parent.name).await?
+    } else {
+        shown_streams(context, parent)
     };
-    pass.streams = Some(live.streams);
     if live.claim_size(parent.writer).is_some_and(|size| size.is_too_small()) {
         live.class_grows = reader.class_grows(live.claim.as_ref()).await?;
     }
@@ -138,6 +134,15 @@ pub(crate) async fn read(
         live.answer = Some(ask(context, parent).await);
     }
     Ok(live)
+}
+
+/// How many Streams the Writer has. Until they are counted, what was shown before stays.
+fn shown_streams(context: &Context, parent: Parent<'_>) -> usize {
+    let writer = WriterName { namespace: parent.namespace.into(), name: parent.name.into() };
+    context.bound.count(&writer).unwrap_or_else(|| {
+        let shown = parent.writer.status.as_ref().and_then(|status| status.streams);
+        shown.and_then(|shown| usize::try_from(shown).ok()).unwrap_or_default()
+    })
 }
 
 /// Whether it is worth asking: a name that is looked up too early is unknown for a while.

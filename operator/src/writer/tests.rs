@@ -1,5 +1,6 @@
 //! Waits and watches of the controller.
 
+use futures::FutureExt as _;
 use pyramid_protocol::SeededEntropy;
 
 use super::*;
@@ -35,6 +36,23 @@ fn children_are_watched_where_writers_may_run() {
     assert_eq!(namespaces(&names(&["a", "b"])), [Some("a"), Some("b")]);
     assert_eq!(namespaces(&names(&["a", "*"])), [None]);
     assert_eq!(namespaces(&names(&[])), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_new_numbers_of_streams_are_told_once_in_five_seconds() {
+    let bound = Arc::new(Bound::default());
+    let mut told = std::pin::pin!(bindings(Arc::clone(&bound)));
+    assert_eq!(told.next().now_or_never(), None);
+    let begun = Instant::now();
+    bound.replace(&[]);
+    told.next().await.unwrap();
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    bound.replace(&[]);
+    bound.replace(&[]);
+    told.next().await.unwrap();
+    // A timer of the runtime ends within a millisecond.
+    assert_eq!(begun.elapsed().as_secs(), 5);
+    assert!(tokio::time::timeout(10 * COUNT_AGAIN, told.next()).await.is_err());
 }
 
 #[test]

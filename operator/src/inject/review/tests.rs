@@ -189,13 +189,75 @@ async fn a_bad_review_is_answered_with_400() {
 }
 
 #[tokio::test]
-async fn a_review_of_8_mib_is_read_and_a_longer_one_is_not() {
+async fn a_review_of_3_mib_is_read_and_a_longer_one_is_told_so() {
     let state = state();
     let mut body = serde_json::to_vec(&asked(&pod(&json!({})))).unwrap();
-    body.resize(BODY_LEN_MAX, b' ');
+    body.resize(3 << 20, b' ');
     assert_eq!(send_to(&state, body.clone()).await.0, StatusCode::OK);
     body.push(b' ');
-    assert_eq!(send_to(&state, body).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    let (status, said) = send_to(&state, body).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    let said = String::from_utf8(said).unwrap();
+    assert_eq!(said, "the review is longer than 3 MiB; make the Pod smaller");
+    assert_eq!(state.0.metrics.count(Ended::BadRequest), 1);
+}
+
+#[tokio::test]
+async fn a_pod_of_65536_values_is_read_and_one_of_more_is_told_so() {
+    let state = state();
+    // The pod, its two texts, metadata with two, spec with a list, a container and its name.
+    let others = 10;
+    let with = |values: usize| {
+        let mut pod = pod(&json!({}));
+        pod["spec"]["more"] = json!(vec![0; values - others - 1]);
+        asked(&pod)
+    };
+    let answer = answer_to(&state, &with(1 << 16)).await;
+    assert_eq!(answer, json!({ "uid": "0c9a8d74", "allowed": true }));
+    let body = serde_json::to_vec(&with((1 << 16) + 1)).unwrap();
+    let (status, said) = send_to(&state, body).await;
+    assert_eq!(status, StatusCode::PAYLOAD_TOO_LARGE);
+    let said = String::from_utf8(said).unwrap();
+    assert_eq!(said, "the Pod has more than 65536 values; make it smaller");
+}
+
+#[tokio::test]
+async fn what_an_update_holds_is_not_looked_into() {
+    let state = state();
+    let mut review = asked(&json!([[[1, 2, 3]]]));
+    review["request"]["oldObject"] = json!(vec![json!({ "a": 0 }); 1 << 16]);
+    assert_eq!(answer_to(&state, &review).await["status"]["code"], 422);
+    review["request"]["operation"] = json!("UPDATE");
+    let expected = json!({ "uid": "0c9a8d74", "allowed": true });
+    assert_eq!(answer_to(&state, &review).await, expected);
+}
+
+/// A request of which nothing comes, on its way.
+fn begun(state: &State) -> impl Future<Output = StatusCode> + use<> {
+    let body = Body::from_stream(futures::stream::pending::<Result<Bytes, std::io::Error>>());
+    let request = http::Request::post("/inject").body(body).unwrap();
+    let answer = router(state.clone()).oneshot(request);
+    async { answer.await.unwrap().status() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sixteen_reviews_are_read_at_once_and_the_next_one_waits() {
+    let good = serde_json::to_vec(&asked(&pod(&json!({})))).unwrap();
+    for (slow, waits) in [(15, 0), (16, 3)] {
+        let state = state();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..slow {
+            tasks.spawn(begun(&state));
+        }
+        tokio::task::yield_now().await;
+        let start = Instant::now();
+        assert_eq!(send_to(&state, good.clone()).await.0, StatusCode::OK);
+        assert_eq!(start.elapsed().as_secs(), waits, "{slow} slow ones");
+        // Whoever sends too slowly loses its place and is told.
+        let ended = tasks.join_all().await;
+        assert_eq!(ended, vec![StatusCode::REQUEST_TIMEOUT; slow]);
+        assert_eq!(send_to(&state, good.clone()).await.0, StatusCode::OK);
+    }
 }
 
 #[test]

@@ -89,6 +89,30 @@ fn the_name_of_a_volume() {
 }
 
 #[test]
+fn a_mount_of_a_volume_of_the_pusher() {
+    let names = ["pyramid-bootstrap", "pyramid-token", "pyramid-identity", "pyramid-no-token"];
+    let with = |list: &str, name: &str| {
+        let mounts = json!([{ "name": name, "mountPath": "/x" }]);
+        pod(&asking(), &json!({ list: [{ "name": "app", "volumeMounts": mounts }] }))
+    };
+    for list in ["containers", "initContainers"] {
+        for name in names {
+            let text = format!(
+                "container \"app\" mounts volume \"{name}\", which is for the pusher alone; \
+                 remove the mount"
+            );
+            assert_eq!(refused(&with(list, name)), text);
+        }
+        assert!(is_injected(&with(list, "pyramid-data")));
+    }
+    // The same of a pod that has its pusher already.
+    let mut present = injected(&with("containers", "pyramid-data"));
+    assert_eq!(inject_shop(&present).unwrap().outcome, Outcome::Present);
+    present["spec"]["containers"][0]["volumeMounts"][0]["name"] = json!("pyramid-identity");
+    assert!(refused(&present).contains("\"pyramid-identity\""));
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "a table of annotations and what is said of them")]
 fn annotations() {
     let with = |name: &str, value: &str| {
