@@ -11,12 +11,14 @@ mod deletion;
 mod delivery;
 mod faults;
 mod intruders;
+mod mesh;
 mod numbers;
 mod outage;
 mod pods;
 mod refusals;
 mod shop;
 mod upgrade;
+mod webhooks;
 
 use std::path::Path;
 use std::time::Instant;
@@ -114,6 +116,9 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         intruders::who_has_no_right_neither_appends_nor_reads_nor_is_pushed_to,
         intruders::the_issuer_believes_good_tokens_only_and_no_request,
         intruders::a_right_that_is_taken_ends_pushes_and_given_back_they_go_on,
+        mesh::a_proxy_that_is_there_already_starts_before_the_pusher,
+        mesh::a_proxy_that_comes_later_and_puts_itself_first_starts_before_the_pusher,
+        mesh::a_proxy_that_comes_later_starts_behind_the_pusher,
         shop::a_lost_database_is_filled_again_from_the_bucket,
         refusals::the_server_judges_every_sample_as_it_says_itself,
         refusals::helm_refuses_values_that_are_misspelt_or_of_another_type,
