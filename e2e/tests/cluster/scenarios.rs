@@ -7,18 +7,20 @@
 //! the chart installed; then nothing is started or ended, and a part of a scenario's name given as
 //! `PYRAMID_SCENARIO` runs only that one.
 
+mod admission;
 mod deletion;
 mod delivery;
 mod faults;
 mod intruders;
 mod mesh;
 mod numbers;
+mod other_webhooks;
 mod outage;
 mod pods;
 mod refusals;
 mod shop;
 mod upgrade;
-mod webhooks;
+mod webhook;
 
 use std::path::Path;
 use std::time::Instant;
@@ -106,6 +108,9 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
     };
     let beside_others = scenarios!(
         &cluster,
+        admission::a_pod_gets_a_pusher_and_is_as_it_was_otherwise,
+        admission::names_that_are_not_the_pods_to_give_are_refused,
+        admission::only_new_pods_of_open_namespaces_get_a_pusher,
         deletion::a_stream_with_delete_goes_with_its_records,
         deletion::a_retained_stream_made_again_is_the_same_stream,
         deletion::a_writer_made_again_adopts_its_volume,
@@ -127,10 +132,13 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         refusals::who_is_not_among_the_appenders_appends_nothing,
         pods::under_restricted_rules_all_runs_and_jobs_complete,
         pods::a_pod_waits_for_its_subscription_and_then_receives,
+        webhook::who_calls_it_from_a_pod_gets_an_answer_and_changes_nothing,
+        webhook::a_broken_one_holds_back_annotated_pods_only,
     );
     run(beside_others, SIDE_BY_SIDE).await.unwrap();
     let alone = scenarios!(
         &cluster,
+        webhook::a_foreign_root_in_the_configuration_is_replaced,
         outage::without_operators_delivery_goes_on_and_only_annotated_pods_wait,
         deletion::a_namespace_deleted_without_operators_goes_when_they_are_back,
         faults::appends_go_on_after_the_writers_pod_was_deleted_twice,

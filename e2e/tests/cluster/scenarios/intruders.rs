@@ -27,7 +27,7 @@ pub(crate) struct Intruder<'a> {
 impl Intruder<'_> {
     /// Makes service account and Pod, both of that name. The Pod has a pusher, as any other Pod of
     /// the namespace may.
-    async fn enter(self) -> anyhow::Result<Self> {
+    pub(crate) async fn enter(self) -> anyhow::Result<Self> {
         let Self { cluster, namespace, pod } = self;
         cluster
             .apply(&format!(

@@ -8,8 +8,8 @@ use pyramid_e2e::cluster::Cluster;
 use serde_json::Value;
 
 use super::numbers::Numbers;
+use super::other_webhooks::{Configuration, PROXY, Webhooks};
 use super::shop::{SOON, Shop};
-use super::webhooks::{Configuration, PROXY, Webhooks};
 
 const PUSHER: &str = "pyramid-pusher";
 /// How long a Job may take. It is tried again while its stream is new.

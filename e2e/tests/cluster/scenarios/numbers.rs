@@ -31,7 +31,7 @@ impl<'a> Numbers<'a> {
     ) -> anyhow::Result<u64> {
         let mut sum = 0;
         for pod in operators(cluster).await? {
-            let operator = Self { cluster, namespace: "pyramid-system", pod: &pod, port: 8444 };
+            let operator = Numbers { cluster, namespace: "pyramid-system", pod: &pod, port: 8444 };
             sum += operator.sum(name, labels).await?;
         }
         Ok(sum)
