@@ -52,8 +52,9 @@ impl Webhooks {
         let tls = Tls::open(folder.path(), Arc::new(SystemClock))?;
         let accept = TcpAccept::bind((cluster.host(), 0).into()).await?;
         let address = accept.local_address()?;
-        let incoming = net::incoming(tls.accept_anybody(accept, Protocols::Grpc));
-        let served = net::server().add_routes(Routes::from(router()));
+        let incoming = net::incoming(tls.accept_anybody(accept, Protocols::Http));
+        // The API server asks by HTTP/1.1.
+        let served = net::server().accept_http1(true).add_routes(Routes::from(router()));
         let mut serving = JoinSet::new();
         serving.spawn(async move {
             // Who asks for something is told that there is no answer.
