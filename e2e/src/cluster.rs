@@ -35,6 +35,7 @@ mod traces;
 mod tunables;
 mod unit;
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -314,6 +315,12 @@ impl Cluster {
     #[must_use]
     pub fn s3(&self) -> S3<'_> {
         S3 { cluster: self }
+    }
+
+    /// Where the API server, and nothing else of the cluster, finds servers of this process.
+    #[must_use]
+    pub fn host(&self) -> Ipv4Addr {
+        self.layout.host()
     }
 
     /// How kubectl and helm reach it.

@@ -5,6 +5,8 @@
 
 pub mod issuer;
 pub mod latency;
+pub mod mesh;
+pub mod webhook;
 pub mod writer;
 
 use std::io::{Read, Write};

@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use pyramid_e2e::probe::issuer::Issue;
 use pyramid_e2e::probe::latency::{Consume, Produce};
+use pyramid_e2e::probe::mesh::Mesh;
+use pyramid_e2e::probe::webhook::Post;
 use pyramid_e2e::probe::writer::Call;
 use pyramid_e2e::process::tell;
 
@@ -21,6 +23,10 @@ enum Probe {
     Read(Call),
     /// Attach to a subscription.
     Attach(Call),
+    /// Post something to the webhook.
+    Post(Post),
+    /// Stand in for the proxy of a mesh.
+    Mesh(Mesh),
     /// Append at a steady rate, and say how long answers took.
     LatencyProduce(Box<Produce>),
     /// Take pushes, and say how long records were on their way.
@@ -38,6 +44,8 @@ async fn main() -> ExitCode {
         Probe::Append(call) => call.append().await.and_then(|outcome| outcome.say()),
         Probe::Read(call) => call.read().await.and_then(|outcome| outcome.say()),
         Probe::Attach(call) => call.attach().await.and_then(|outcome| outcome.say()),
+        Probe::Post(post) => post.run().await.and_then(|outcome| outcome.say()),
+        Probe::Mesh(mesh) => mesh.run().await,
         Probe::LatencyProduce(produce) => produce.run().await,
         Probe::LatencyConsume(consume) => consume.run().await,
     };

@@ -7,16 +7,20 @@
 //! the chart installed; then nothing is started or ended, and a part of a scenario's name given as
 //! `PYRAMID_SCENARIO` runs only that one.
 
+mod admission;
 mod deletion;
 mod delivery;
 mod faults;
 mod intruders;
+mod mesh;
 mod numbers;
+mod other_webhooks;
 mod outage;
 mod pods;
 mod refusals;
 mod shop;
 mod upgrade;
+mod webhook;
 
 use std::path::Path;
 use std::time::Instant;
@@ -104,6 +108,9 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
     };
     let beside_others = scenarios!(
         &cluster,
+        admission::a_pod_gets_a_pusher_and_is_as_it_was_otherwise,
+        admission::names_that_are_not_the_pods_to_give_are_refused,
+        admission::only_new_pods_of_open_namespaces_get_a_pusher,
         deletion::a_stream_with_delete_goes_with_its_records,
         deletion::a_retained_stream_made_again_is_the_same_stream,
         deletion::a_writer_made_again_adopts_its_volume,
@@ -114,6 +121,9 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         intruders::who_has_no_right_neither_appends_nor_reads_nor_is_pushed_to,
         intruders::the_issuer_believes_good_tokens_only_and_no_request,
         intruders::a_right_that_is_taken_ends_pushes_and_given_back_they_go_on,
+        mesh::a_proxy_that_is_there_already_starts_before_the_pusher,
+        mesh::a_proxy_that_comes_later_and_puts_itself_first_starts_before_the_pusher,
+        mesh::a_proxy_that_comes_later_starts_behind_the_pusher,
         shop::a_lost_database_is_filled_again_from_the_bucket,
         refusals::the_server_judges_every_sample_as_it_says_itself,
         refusals::helm_refuses_values_that_are_misspelt_or_of_another_type,
@@ -122,10 +132,13 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         refusals::who_is_not_among_the_appenders_appends_nothing,
         pods::under_restricted_rules_all_runs_and_jobs_complete,
         pods::a_pod_waits_for_its_subscription_and_then_receives,
+        webhook::who_calls_it_from_a_pod_gets_an_answer_and_changes_nothing,
+        webhook::a_broken_one_holds_back_annotated_pods_only,
     );
     run(beside_others, SIDE_BY_SIDE).await.unwrap();
     let alone = scenarios!(
         &cluster,
+        webhook::a_foreign_root_in_the_configuration_is_replaced,
         outage::without_operators_delivery_goes_on_and_only_annotated_pods_wait,
         deletion::a_namespace_deleted_without_operators_goes_when_they_are_back,
         faults::appends_go_on_after_the_writers_pod_was_deleted_twice,

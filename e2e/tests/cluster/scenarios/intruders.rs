@@ -27,7 +27,7 @@ pub(crate) struct Intruder<'a> {
 impl Intruder<'_> {
     /// Makes service account and Pod, both of that name. The Pod has a pusher, as any other Pod of
     /// the namespace may.
-    async fn enter(self) -> anyhow::Result<Self> {
+    pub(crate) async fn enter(self) -> anyhow::Result<Self> {
         let Self { cluster, namespace, pod } = self;
         cluster
             .apply(&format!(
@@ -224,22 +224,8 @@ pub(crate) async fn who_has_no_right_neither_appends_nor_reads_nor_is_pushed_to(
 
 /// Requests for certificates that all operators have refused for what the caller is.
 async fn denied(cluster: &Cluster) -> anyhow::Result<u64> {
-    let mut count = 0;
-    for pod in operators(cluster).await? {
-        let operator = Numbers { cluster, namespace: "pyramid-system", pod: &pod, port: 8444 };
-        let labels = ["result=\"denied\""];
-        count += operator.sum("pyramid_issuer_requests_total", &labels).await?;
-    }
-    Ok(count)
-}
-
-/// The names of their Pods.
-pub(crate) async fn operators(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
-    let label = "app.kubernetes.io/name=pyramid-operator";
-    let get = ["get", "pods", "-n", "pyramid-system", "-l", label, "-o"];
-    let names = "jsonpath={.items[*].metadata.name}";
-    let names = cluster.kubectl(&[&get[..], &[names]].concat()).await?;
-    Ok(names.split_whitespace().map(str::to_owned).collect())
+    let requests = "pyramid_issuer_requests_total";
+    Numbers::of_operators(cluster, requests, &[r#"result="denied""#]).await
 }
 
 /// Tokens that get no certificate, each beside one that differs in one thing and gets it; and

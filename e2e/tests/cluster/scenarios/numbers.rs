@@ -23,6 +23,20 @@ impl<'a> Numbers<'a> {
         Self { cluster, namespace, pod, port: 7411 }
     }
 
+    /// The sum over all operators.
+    pub(crate) async fn of_operators(
+        cluster: &'a Cluster,
+        name: &str,
+        labels: &[&str],
+    ) -> anyhow::Result<u64> {
+        let mut sum = 0;
+        for pod in operators(cluster).await? {
+            let operator = Numbers { cluster, namespace: "pyramid-system", pod: &pod, port: 8444 };
+            sum += operator.sum(name, labels).await?;
+        }
+        Ok(sum)
+    }
+
     /// The sum of all series of this name that have all of these labels, each as `name="value"`;
     /// 0 if there is none.
     pub(crate) async fn sum(&self, name: &str, labels: &[&str]) -> anyhow::Result<u64> {
@@ -32,6 +46,15 @@ impl<'a> Numbers<'a> {
         ensure!(text.contains("# TYPE "), "{path} has no metrics: {text:?}");
         sum(&text, name, labels)
     }
+}
+
+/// The names of the operators' Pods.
+async fn operators(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let label = "app.kubernetes.io/name=pyramid-operator";
+    let get = ["get", "pods", "-n", "pyramid-system", "-l", label, "-o"];
+    let names = "jsonpath={.items[*].metadata.name}";
+    let names = cluster.kubectl(&[&get[..], &[names]].concat()).await?;
+    Ok(names.split_whitespace().map(str::to_owned).collect())
 }
 
 fn sum(text: &str, name: &str, labels: &[&str]) -> anyhow::Result<u64> {

@@ -39,12 +39,26 @@ pub(crate) async fn without_operators_delivery_goes_on_and_only_annotated_pods_w
     let held = cluster.try_kubectl(&annotated, None).await?;
     let text = "failed calling webhook \"inject.pyramid.dev\"";
     ensure!(!held.success && held.stderr.contains(text), "{held:?}");
-    // A Deployment's Pod is held, too.
+    let opted_out = [&annotated[..], &["--annotations=pyramid.dev/inject=false"]].concat();
+    let opted_out = cluster.try_kubectl(&opted_out, None).await?;
+    ensure!(opted_out.success, "{}", opted_out.stderr);
+    // Other Pods do not only get in, they run.
+    let image = ["run", "plain", "--image=localhost/pyramid-probe:0.1.0", "--restart=Never"];
+    shop.kubectl(&[&image[..], &["--", "wait"]].concat()).await?;
+    shop.wait(&["--for=condition=Ready", "pod/plain"]).await?;
+    // The Pods of Deployments and Jobs are held, too.
     shop.kubectl(&["delete", "pod", "-l", "app=orders-projector"]).await?;
     let failure = "--for=condition=ReplicaFailure";
     shop.wait(&[failure, "deployment/orders-projector"]).await?;
+    shop.apply_example("job").await?;
+    let of_job = "--field-selector=reason=FailedCreate,involvedObject.kind=Job";
+    let events = ["get", "events", of_job, "-o", "jsonpath={.items[*].message}"];
+    let told = async || Ok(shop.kubectl(&events).await?.contains(text));
+    cluster.wait_for("who looks at the Job is told why", SOON, told).await?;
     scale_operator(cluster, 2).await?;
     let through = async || Ok(shop.orders().await? > 0);
     cluster.wait_for("the Pod that was held runs", RETRIED, through).await?;
-    shop.close().await
+    shop.wait(&["--for=condition=Complete", "job/orders-append"]).await?;
+    shop.ends_complete_beside(2).await?;
+    shop.leave().await
 }
