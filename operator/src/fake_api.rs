@@ -157,6 +157,10 @@ async fn answer(State(api): State<FakeApi>, request: Request) -> Response {
         },
         Method::POST => content.create(&path, object()),
         Method::PUT => content.replace(&path, object()),
+        Method::DELETE => match content.objects.remove(&path) {
+            Some(object) => ok(&object),
+            None => failure(StatusCode::NOT_FOUND, "NotFound"),
+        },
         method => panic!("{method} {path}"),
     }
 }

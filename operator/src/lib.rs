@@ -21,6 +21,7 @@ mod leader;
 mod metrics;
 mod pki;
 mod run;
+mod self_test;
 mod stats;
 mod stream;
 mod subscription;
@@ -29,3 +30,4 @@ mod webhook_bundle;
 mod writer;
 
 pub use run::{Config, Error, run};
+pub use self_test::{SelfTest, SelfTestError};

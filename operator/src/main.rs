@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
-use pyramid_operator::{Config, run};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+use pyramid_operator::{Config, SelfTest, run};
 use pyramid_telemetry::logs;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -19,17 +21,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Brings up Writers, tells them who may do what, gives out certificates and injects pushers.
 #[derive(Debug, Parser)]
-#[command(name = "pyramid-operator", version)]
+#[command(name = "pyramid-operator", version, subcommand_negates_reqs = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The settings, YAML.
-    #[arg(long, value_name = "FILE")]
-    settings: PathBuf,
+    #[arg(long, required = true, value_name = "FILE")]
+    settings: Option<PathBuf>,
     /// The operator's own namespace.
-    #[arg(long, env = "PYRAMID_NAMESPACE", value_name = "NAME")]
-    namespace: String,
+    #[arg(long, required = true, env = "PYRAMID_NAMESPACE", value_name = "NAME")]
+    namespace: Option<String>,
     /// The name of this pod.
-    #[arg(long, env = "PYRAMID_POD", value_name = "NAME")]
-    pod: String,
+    #[arg(long, required = true, env = "PYRAMID_POD", value_name = "NAME")]
+    pod: Option<String>,
     /// Where the webhook listens, HTTPS.
     #[arg(long, default_value = "0.0.0.0:10250", value_name = "ADDRESS")]
     webhook_listen: SocketAddr,
@@ -46,8 +50,15 @@ struct Args {
     logs: logs::Args,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Try the installation as a user does, and say what does not work.
+    SelfTest(SelfTest),
+}
+
 fn main() -> ExitCode {
     let Args {
+        command,
         settings,
         namespace,
         pod,
@@ -62,9 +73,19 @@ fn main() -> ExitCode {
     }
     // A pod that makes the webhook panic must not end it for others.
     logs::tell_panics();
+    if let Some(Command::SelfTest(test)) = command {
+        return match Runtime::new() {
+            Ok(runtime) => runtime.block_on(async { ended(test.run().await) }),
+            Err(error) => fail(&error),
+        };
+    }
+    let (Some(settings), Some(namespace), Some(pod)) = (settings, namespace, pod) else {
+        // The parser has seen to it.
+        Args::command().error(ErrorKind::MissingRequiredArgument, "--settings").exit()
+    };
     let config =
         Config { settings, namespace, pod, webhook_listen, issuer_listen, ops_listen, identity };
-    match tokio::runtime::Runtime::new() {
+    match Runtime::new() {
         Ok(runtime) => runtime.block_on(supervise(config)),
         Err(error) => fail(&error),
     }
@@ -78,8 +99,8 @@ async fn supervise(config: Config) -> ExitCode {
     let shutdown = CancellationToken::new();
     let running = run(config, shutdown.clone());
     tokio::pin!(running);
-    let ended = tokio::select! {
-        ended = &mut running => ended,
+    let outcome = tokio::select! {
+        outcome = &mut running => outcome,
         () = async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -91,7 +112,11 @@ async fn supervise(config: Config) -> ExitCode {
             running.await
         }
     };
-    match ended {
+    ended(outcome)
+}
+
+fn ended(outcome: Result<(), impl Error + 'static>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }

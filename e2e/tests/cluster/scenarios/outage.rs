@@ -39,11 +39,24 @@ pub(crate) async fn without_operators_delivery_goes_on_and_only_annotated_pods_w
     let held = cluster.try_kubectl(&annotated, None).await?;
     let text = "failed calling webhook \"inject.pyramid.dev\"";
     ensure!(!held.success && held.stderr.contains(text), "{held:?}");
+    let test = ["test", "pyramid", "--namespace", "pyramid-system", "--logs"];
+    ensure!(cluster.helm(&test).await.is_err(), "helm test passes without operators");
+    let logs = ["logs", "--namespace", "pyramid-system", "pyramid-self-test"];
+    let said = cluster.kubectl(&logs).await?;
+    let refused = "a Pod that asks for a pusher is refused in namespace default";
+    ensure!(said.contains(refused) && said.contains(text), "{said}");
     // A Deployment's Pod is held, too.
     shop.kubectl(&["delete", "pod", "-l", "app=orders-projector"]).await?;
     let failure = "--for=condition=ReplicaFailure";
     shop.wait(&[failure, "deployment/orders-projector"]).await?;
     scale_operator(cluster, 2).await?;
+    // It is the same test, and nothing of it is left.
+    let said = cluster.helm(&test).await?;
+    ensure!(said.contains("a Pod gets its pusher in namespace default"), "{said}");
+    ensure!(said.contains("a Stream got ready in namespace pyramid-system, and went"), "{said}");
+    let rights = ["get", "roles,rolebindings,serviceaccounts", "-A", "-o", "name"];
+    let left = cluster.kubectl(&rights).await?;
+    ensure!(!left.contains("pyramid-self-test"), "{left}");
     let through = async || Ok(shop.orders().await? > 0);
     cluster.wait_for("the Pod that was held runs", RETRIED, through).await?;
     shop.close().await
