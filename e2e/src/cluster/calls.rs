@@ -209,7 +209,8 @@ mod tests {
     fn who_was_forbidden_is_told_by_the_decision_and_not_by_the_code() {
         let plain = line("get", "ResponseComplete", 403, r#"{"resource":"pods"}"#);
         let decided = |decision: &str| {
-            let more = format!(r#","annotations":{{"authorization.k8s.io/decision":"{decision}"}}}}"#);
+            let more =
+                format!(r#","annotations":{{"authorization.k8s.io/decision":"{decision}"}}}}"#);
             plain.strip_suffix('}').unwrap().to_owned() + &more
         };
         let text = [plain.clone(), decided("allow"), decided("forbid")].join("\n") + "\n";

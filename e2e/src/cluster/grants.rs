@@ -105,8 +105,8 @@ fn granted(all: &[Access], namespace: &str) -> Vec<Grant> {
     for binding in all {
         let Some(role_ref) = &binding.role_ref else { continue };
         let is_its = |role: &&Access| {
-            let is_there = role.kind == "ClusterRole"
-                || role.metadata.namespace == binding.metadata.namespace;
+            let is_there =
+                role.kind == "ClusterRole" || role.metadata.namespace == binding.metadata.namespace;
             role.kind == role_ref.kind && role.metadata.name == role_ref.name && is_there
         };
         let rules = all.iter().find(is_its).and_then(|role| role.rules.as_deref());
@@ -207,16 +207,20 @@ mod tests {
         let create = grant("create", "secrets", None, &[]);
         assert!(create.covers(&call("patch", "secrets", "sys", "a", 201)));
         assert!(!create.covers(&call("patch", "secrets", "sys", "a", 200)));
-        assert!(grant("patch", "secrets", None, &[]).covers(&call("patch", "secrets", "", "", 201)));
+        assert!(
+            grant("patch", "secrets", None, &[]).covers(&call("patch", "secrets", "", "", 201))
+        );
     }
 
     #[test]
     fn only_what_is_bound_to_an_account_of_the_namespace_counts_and_where_it_is_bound() {
         let rule = json!({"apiGroups": [""], "resources": ["pods", "secrets"], "verbs": ["get"]});
         let role = |kind: &str, namespace: Option<&str>| json!({"kind": kind, "metadata": {"name": "r", "namespace": namespace}, "rules": [rule]});
-        let binding = |namespace: Option<&str>, kind: &str, subject: &str, of: &str| json!({"kind": "Binding", "metadata": {"name": "b", "namespace": namespace},
+        let binding = |namespace: Option<&str>, kind: &str, subject: &str, of: &str| {
+            json!({"kind": "Binding", "metadata": {"name": "b", "namespace": namespace},
             "roleRef": {"kind": kind, "name": "r"},
-            "subjects": [{"kind": subject, "name": "op", "namespace": of}]});
+            "subjects": [{"kind": subject, "name": "op", "namespace": of}]})
+        };
         let get = |objects: Vec<Value>| {
             let all = serde_json::from_value::<Vec<Access>>(Value::Array(objects)).unwrap();
             granted(&all, "sys")
@@ -226,10 +230,7 @@ mod tests {
         };
         let cluster = || role("ClusterRole", None);
         let account = "ServiceAccount";
-        assert_eq!(
-            get(vec![cluster(), binding(None, "ClusterRole", account, "sys")]),
-            both(None)
-        );
+        assert_eq!(get(vec![cluster(), binding(None, "ClusterRole", account, "sys")]), both(None));
         assert_eq!(
             get(vec![cluster(), binding(Some("a"), "ClusterRole", account, "sys")]),
             both(Some("a"))

@@ -81,7 +81,8 @@ pub(crate) async fn no_right_is_wider_than_its_layer(cluster: &Cluster) -> anyho
         let is_named = !names.is_empty() || namespace.is_some() || resource != "configmaps";
         ensure!(is_named, "{text} of any name");
     }
-    let namespaces: BTreeSet<_> = grants.iter().filter_map(|grant| grant.namespace.as_ref()).collect();
+    let namespaces: BTreeSet<_> =
+        grants.iter().filter_map(|grant| grant.namespace.as_ref()).collect();
     ensure!(namespaces.iter().all(|namespace| *namespace == SYSTEM), "{namespaces:?}");
     Ok(())
 }
@@ -120,10 +121,8 @@ pub(crate) async fn every_pod_of_ours_is_locked_up(cluster: &Cluster) -> anyhow:
     ] {
         let found = cluster.kubectl_json(&[&get[..], &[kind, name]].concat()).await?;
         let selector = if kind == "networkpolicies" { "podSelector" } else { "selector" };
-        let selected = text(
-            &found,
-            &format!("/spec/{selector}/matchLabels/app.kubernetes.io~1name"),
-        );
+        let selected =
+            text(&found, &format!("/spec/{selector}/matchLabels/app.kubernetes.io~1name"));
         ensure!(selected == name, "{found}");
         // What is not allowed there is refused.
         let types = found.pointer("/spec/policyTypes").map(Value::to_string).unwrap_or_default();
