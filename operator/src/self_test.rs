@@ -16,6 +16,7 @@ use pyramid_crds::condition::types;
 use serde_json::json;
 use tokio::time::{sleep, timeout};
 
+use crate::context::said;
 use crate::inject::CONTAINER;
 
 /// All of a test takes no longer. The chart gives its Pod a minute.
@@ -46,14 +47,14 @@ pub enum SelfTestError {
     Client(#[source] kube::Error),
     /// As the API server says; often its way to the webhook is barred.
     #[error(
-        "a Pod that asks for a pusher is refused in namespace {namespace}; where the API server \
-         cannot reach the webhook, let it through to port 10250 of the operator's Pods"
+        "a Pod that asks for a pusher is refused in namespace {namespace}: {text}; where the API \
+         server cannot reach the webhook, let it through to port 10250 of the operator's Pods"
     )]
     Refused {
         /// Where.
         namespace: String,
-        /// Why.
-        source: kube::Error,
+        /// What the API server says.
+        text: String,
     },
     /// The webhook was not asked.
     #[error(
@@ -66,14 +67,14 @@ pub enum SelfTestError {
         namespace: String,
     },
     /// As the API server says.
-    #[error("{action} the Stream {namespace}/{NAME}")]
+    #[error("{action} the Stream {namespace}/{NAME}: {text}")]
     Stream {
         /// What was to be done.
         action: &'static str,
         /// Where.
         namespace: String,
-        /// Why not.
-        source: kube::Error,
+        /// What the API server says.
+        text: String,
     },
     /// As its conditions say.
     #[error(
@@ -139,7 +140,7 @@ async fn try_pod(client: &Client, namespace: &str) -> Result<(), SelfTestError> 
     match made {
         Ok(pod) if has_pusher(&pod) => Ok(()),
         Ok(_) => Err(SelfTestError::NoPusher { namespace }),
-        Err(source) => Err(SelfTestError::Refused { namespace, source }),
+        Err(error) => Err(SelfTestError::Refused { namespace, text: said(&error) }),
     }
 }
 
@@ -176,7 +177,7 @@ async fn try_stream(client: &Client, namespace: &str) -> Result<(), SelfTestErro
     let api = Api::<Stream>::namespaced(client.clone(), namespace);
     let failed = |action| {
         let namespace = namespace.to_owned();
-        move |source| SelfTestError::Stream { action, namespace, source }
+        move |error: kube::Error| SelfTestError::Stream { action, namespace, text: said(&error) }
     };
     let mut state = String::new();
     let mut was_ready = false;
