@@ -30,6 +30,7 @@ const NAME: &str = "pyramid-self-test";
 
 /// What to try.
 #[derive(Clone, Debug, clap::Args)]
+#[group(required = true, multiple = true)]
 pub struct SelfTest {
     /// Make a Pod with a pusher in this namespace, on trial: nothing is stored.
     #[arg(long, value_name = "NAMESPACE")]

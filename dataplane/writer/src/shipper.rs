@@ -79,16 +79,35 @@ struct Trouble(Arc<Mutex<Told>>);
 struct Told {
     /// Why the newest attempt failed; empty if it did not.
     text: String,
+    /// Why the object store did not answer when it was asked last; empty if it did.
+    away: String,
     logged: Option<(UploadFailure, Instant)>,
 }
 
 impl Trouble {
     fn is_over(&self) {
-        self.told().text.clear();
+        let mut told = self.told();
+        told.text.clear();
+        told.away.clear();
     }
 
     fn is(&self, text: String) {
         self.told().text = text;
+    }
+
+    /// What the object store was seen to be; whether it was not so the last time.
+    fn is_away(&self, away: Option<String>) -> bool {
+        let away = away.unwrap_or_default();
+        let mut told = self.told();
+        let is_news = told.away.is_empty() != away.is_empty();
+        told.away = away;
+        is_news
+    }
+
+    /// A failed attempt says more than a question.
+    fn text(&self) -> String {
+        let told = self.told();
+        if told.text.is_empty() { told.away.clone() } else { told.text.clone() }
     }
 
     /// Whether a failure of this kind is to be logged: it is new, or was not logged for a while. With
@@ -136,10 +155,11 @@ impl ShipperHandle {
         deleting.map_or(0, |deleting| self.left.of(stream_id, &deleting))
     }
 
-    /// Why the newest attempt to ship a chunk failed; empty if it did not.
+    /// Why the newest attempt to ship a chunk failed, or why the object store does not answer; empty
+    /// if neither.
     #[must_use]
     pub fn trouble(&self) -> String {
-        self.trouble.told().text.clone()
+        self.trouble.text()
     }
 
     /// Cuts all below `upto` into chunks, and wakes the shipper. Returns the end of what is sealed.
@@ -233,9 +253,9 @@ impl Shipper {
     /// Seals and uploads until `shutdown`. Uploads on their way are dropped then: their intents
     /// stay open and are taken up again.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        // Dropped at the end, and the question with it.
+        // Dropped at the end, and the questions with it.
         let mut asking = JoinSet::new();
-        asking.spawn(Arc::clone(&self.uploader).ask_store());
+        asking.spawn(Arc::clone(&self.uploader).watch_store());
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -369,6 +389,23 @@ impl Shipper {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_that_goes_and_comes_is_news_once_each_and_a_failed_attempt_is_told_first() {
+        let trouble = Trouble::default();
+        let away = |text: &str| trouble.is_away(Some(text.to_owned()));
+        assert!(!trouble.is_away(None));
+        assert!(away("refused"));
+        assert!(!away("timed out"));
+        assert_eq!(trouble.text(), "timed out");
+        trouble.is("denied".to_owned());
+        assert_eq!(trouble.text(), "denied");
+        assert!(trouble.is_away(None));
+        assert_eq!(trouble.text(), "denied", "a store that answers may still refuse chunks");
+        assert!(away("refused"));
+        trouble.is_over();
+        assert_eq!(trouble.text(), "");
+    }
 
     #[test]
     fn a_failure_of_one_kind_is_told_once_a_minute() {

@@ -36,6 +36,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// hold its slot for ever.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How often the object store is asked whether it is there. Each question is two cheap calls.
+const ASK_EVERY: Duration = Duration::from_secs(60);
+
 /// Bytes of batches that are read from the log at once.
 const READ_BYTES_MAX: usize = 4 << 20;
 
@@ -142,16 +145,24 @@ enum Attempt {
 }
 
 impl Uploader {
-    /// Asks the object store once, so that wrong settings are told at the start and not with the
-    /// first chunk. Nothing waits for the answer: appends need no object store.
-    pub(super) async fn ask_store(self: Arc<Self>) {
+    /// Asks the object store at the start and again and again, so that wrong settings and a store
+    /// that is away are told before a chunk has to wait. Nothing waits for the answer: appends need
+    /// no object store.
+    pub(super) async fn watch_store(self: Arc<Self>) {
         let below = self.chunks.names.root_prefix();
-        if let Err(error) = probe(&*self.chunks.store, below.trim_end_matches('/')).await {
-            tracing::error!(
-                error = logs::causes(&error),
-                "the object store cannot be used now; chunks wait in the write-ahead log"
-            );
-            self.trouble.is(logs::causes(&error));
+        loop {
+            let away = probe(&*self.chunks.store, below.trim_end_matches('/')).await.err();
+            let away = away.map(|error| logs::causes(&error));
+            let is_news = self.trouble.is_away(away.clone());
+            match away {
+                Some(error) if is_news => tracing::error!(
+                    error,
+                    "the object store cannot be used now; chunks wait in the write-ahead log"
+                ),
+                None if is_news => tracing::info!("the object store answers again"),
+                Some(_) | None => {}
+            }
+            sleep(ASK_EVERY).await;
         }
     }
 

@@ -306,8 +306,8 @@ pub(crate) async fn the_issuer_believes_good_tokens_only_and_no_request(
     shop.leave().await
 }
 
-/// Neither a deleted Subscription nor a Stream that no longer names the account is pushed from; made
-/// and named again, it goes on in the same Pod.
+/// Neither a deleted Subscription nor one that no longer names the account is pushed from; made and
+/// named again, it goes on in the same Pod.
 pub(crate) async fn a_right_that_is_taken_ends_pushes_and_given_back_they_go_on(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
@@ -329,14 +329,14 @@ pub(crate) async fn a_right_that_is_taken_ends_pushes_and_given_back_they_go_on(
     // Kubelets look at ConfigMaps once a minute.
     cluster.wait_for("pushes go on with the Subscription", 2 * SOON, again).await?;
 
-    let patch = ["patch", "streams.pyramid.dev", "orders", "--type=merge", "--patch"];
-    let rights = async |rights: Value| {
-        let spec = json!({"spec": {"subscribers": rights}}).to_string();
+    let patch = ["patch", "subscriptions.pyramid.dev", "orders-projector", "--type=merge", "-p"];
+    let is_for = async |accounts: Value| {
+        let spec = json!({"spec": {"serviceAccounts": accounts}}).to_string();
         shop.kubectl(&[&patch[..], &[&spec]].concat()).await
     };
-    rights(json!([])).await?;
+    is_for(json!(["nobody"])).await?;
     cluster.wait_for("who is not named is not pushed to", REVOKED, behind).await?;
-    rights(Value::Null).await?;
+    is_for(Value::Null).await?;
     cluster.wait_for("pushes go on with the right", 2 * SOON, again).await?;
     ensure!(pod().await? == before, "restarted: {before:?}, then {:?}", pod().await?);
     shop.close().await
