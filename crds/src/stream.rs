@@ -125,11 +125,11 @@ pub struct StreamSpec {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct WriterRef {
     /// Its name.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z]([a-z0-9-]*[a-z0-9])?$"))]
     pub name: String,
     /// Its namespace. Absent: the Stream's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
     pub namespace: Option<String>,
 }
 
@@ -139,10 +139,13 @@ pub struct WriterRef {
 pub struct Account {
     /// Its namespace. Empty: the Stream's.
     #[serde(default)]
-    #[schemars(length(max = 63))]
+    #[schemars(length(max = 63), regex(pattern = "^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$"))]
     pub namespace: String,
     /// Its name, or "*" for every service account of the namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = "^([*]|[a-z0-9]([a-z0-9.-]*[a-z0-9])?)$")
+    )]
     pub service_account: String,
 }
 

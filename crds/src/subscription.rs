@@ -106,7 +106,7 @@ pub struct SubscriptionSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 16),
-        inner(length(min = 1, max = 253)),
+        inner(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")),
         extend("x-kubernetes-list-type" = "set")
     )]
     pub service_accounts: Option<Vec<String>>,
@@ -116,12 +116,12 @@ pub struct SubscriptionSpec {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct StreamRef {
     /// Its name.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
     pub name: String,
     /// Its namespace. Empty: the Subscription's. Another one needs an entry in the Stream's
     /// subscribers.
     #[serde(default)]
-    #[schemars(length(max = 63))]
+    #[schemars(length(max = 63), regex(pattern = "^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$"))]
     pub namespace: String,
 }
 

@@ -35,6 +35,23 @@ pub const CREDENTIALS_SESSION_TOKEN: &str = "sessionToken";
 /// Key of the ConfigMap with the store's authorities.
 pub const CA_KEY: &str = "ca.crt";
 
+/// An endpoint of an object store is no metadata service of a cloud, which answers everybody who
+/// asks from inside of a machine, and no other way to spell such an address: resolvers take 0xa9fea9fe
+/// for one, too. Link-local addresses are refused by range. What a name leads to only a connection
+/// shows. One expression, because the server has to bound what a rule costs.
+const NO_METADATA: &str = concat!(
+    "!self.matches('(?i)^[a-z]+://(",
+    // Well-known addresses and names.
+    r"169[.]254[.][0-9.]*|0[.]0[.]0[.]0|100[.]100[.]100[.]200|168[.]63[.]129[.]16|192[.]0[.]0[.]192",
+    r"|metadata[.]?|metadata[.]google[.]internal[.]?|instance-data[.]?",
+    // Numbers that are no four decimal ones.
+    r"|[0-9]+([.][0-9]+){0,2}[.]?|([0-9]+[.]){4}|([0-9]+[.])*0[0-9]+([.][0-9]+)*",
+    r"|([^/:]*[.])?0x[0-9a-f]*[.]?",
+    // IPv6, where a zone or an address of IPv4 in it has no use either.
+    r"|\\[(fe[89ab][0-9a-f]:.*|fd00:ec2::254|fd20:ce::254|::|.*[.%].*|(0*:)*:?ffff:.*)\\]",
+    ")(:[0-9]*)?/?$')"
+);
+
 /// What a Writer is to be.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
@@ -110,6 +127,8 @@ pub struct WriterSpec {
     /// right choice unless you test a build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9][a-zA-Z0-9._:/@-]*$')")
+        .message("image must be a reference such as registry.example.com/pyramid-writer:0.1.0"))]
     pub image: Option<String>,
     /// The volume of each replica. It holds the records that are not in the bucket yet.
     #[serde(default)]
@@ -154,7 +173,7 @@ pub struct Storage {
     /// StorageClass of the volumes, fixed when the Writer is created. Absent: the cluster's default
     /// class. Volumes hold records as plain text; take a class that encrypts if that matters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("storage.storageClassName is immutable"))]
     pub storage_class_name: Option<String>,
     /// What happens to the volumes when the Writer is deleted. Retain keeps them: a new Writer of
@@ -197,6 +216,8 @@ pub enum Fate {
 pub struct ObjectStorage {
     /// Name of the bucket, fixed when the Writer is created. It must be there already.
     #[schemars(length(min = 3, max = 63), regex(pattern = "^[a-z0-9][a-z0-9.-]*[a-z0-9]$"))]
+    #[x_kube(validation = Rule::new("!self.contains('..') && !isIP(self)")
+        .message("objectStorage.bucket must be a name without two dots together, and no address"))]
     pub bucket: String,
     /// Beginning of the names of all objects, fixed when the Writer is created. Absent:
     /// "NAMESPACE/NAME". The objects of a new Writer never mix with those of an earlier one
@@ -210,13 +231,21 @@ pub struct ObjectStorage {
     /// Region of the bucket, such as "eu-north-1". Absent: the one of the environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9-]+$')")
+        .message("objectStorage.region must be of lower case letters, digits and '-', such as eu-north-1"))]
     pub region: Option<String>,
-    /// Address of a store that is not AWS, an http or https URL. It may be changed later, but not
-    /// added or removed. Absent: AWS.
+    /// Address of a store that is not AWS, an http or https URL of host and port alone. It may be
+    /// changed later, but not added or removed. Absent: AWS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = Rule::new("isURL(self) && url(self).getScheme() in ['https', 'http']")
-        .message("objectStorage.endpoint must be an http or https URL"))]
+    #[x_kube(
+        validation = Rule::new("isURL(self) && url(self).getScheme() in ['https', 'http']")
+            .message("objectStorage.endpoint must be an http or https URL"),
+        validation = Rule::new("!isURL(self) || self.matches('^[a-zA-Z]+://[^/?#@]+/?$')")
+            .message("objectStorage.endpoint must be scheme, host and port alone, such as https://s3.example.com:9000; credentials go into a Secret"),
+        validation = Rule::new(NO_METADATA)
+            .message("objectStorage.endpoint must not be where a machine gets its own credentials from, such as 169.254.169.254; give the address of an object store")
+    )]
     pub endpoint: Option<String>,
     /// Secret in the Writer's namespace with the keys "accessKeyId", "secretAccessKey" and, if they
     /// are temporary, "sessionToken". Absent: the identity of the Writer's service account.
@@ -232,7 +261,7 @@ pub struct ObjectStorage {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct LocalRef {
     /// Its name.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"))]
     pub name: String,
 }
 

@@ -7,8 +7,9 @@ programs=$1
 archives=$2
 checkout=$(cd "$(dirname "$0")/../.." && pwd)
 
-# What a node pulls at most: registries keep layers packed. Unit: bytes.
-packed_max=$((25 * 1000 * 1000))
+# What an image takes on a node at most; what a node pulls is less, because registries keep layers
+# packed. Unit: bytes.
+size_max=$((25 * 1000 * 1000))
 authorities=/etc/ssl/certs/ca-certificates.crt
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' "$checkout/Cargo.toml" | head -1)
 
@@ -41,8 +42,8 @@ image() {
     local size packed
     size=$(stat --format %s "$archive.part")
     packed=$(gzip --fast --stdout "$archive.part" | wc --bytes)
-    if [ "$packed" -ge "$packed_max" ]; then
-        echo "$archive has $packed bytes packed, not below $packed_max" >&2
+    if [ "$size" -ge "$size_max" ]; then
+        echo "$archive has $size bytes, not below $size_max" >&2
         exit 1
     fi
     mv "$archive.part" "$archive"

@@ -24,6 +24,7 @@ mod command;
 mod control_plane;
 mod dns;
 mod evidence;
+mod grants;
 mod keeper;
 mod kubectl;
 mod layout;
@@ -44,6 +45,7 @@ use futures::future::try_join_all;
 
 pub use self::api_server::ApiServer;
 pub use self::calls::Call;
+pub use self::grants::Grant;
 pub use self::kubectl::Ended;
 pub use self::layout::{NODES, node_name};
 pub use self::s3::{BUCKET, ENDPOINT, S3};

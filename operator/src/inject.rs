@@ -34,13 +34,13 @@ use pyramid_crds::label;
 use serde_json::{Value, json};
 
 pub(crate) use self::cache::watch;
-pub(crate) use self::container::Template;
+pub(crate) use self::container::{CONTAINER, Template};
 pub(crate) use self::metrics::InjectionMetrics;
 pub(crate) use self::refusal::Refusal;
 pub(crate) use self::review::{State, router};
 
 use self::annotations::{Asked, Wish};
-use self::container::{APPEND_ENDPOINT, CONTAINER, GRACE_SECONDS, VOLUMES};
+use self::container::{APPEND_ENDPOINT, GRACE_SECONDS, VOLUMES};
 use self::pod::Pod;
 
 /// What is known of the Subscriptions that a pod may name.

@@ -7,8 +7,9 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
-use pyramid_operator::{Config, run};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+use pyramid_operator::{Config, SelfTest, run};
 use pyramid_telemetry::logs;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,17 +26,19 @@ const WORKERS_MAX: usize = 4;
 
 /// Brings up Writers, tells them who may do what, gives out certificates and injects pushers.
 #[derive(Debug, Parser)]
-#[command(name = "pyramid-operator", version)]
+#[command(name = "pyramid-operator", version, subcommand_negates_reqs = true)]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The settings, YAML.
-    #[arg(long, value_name = "FILE")]
-    settings: PathBuf,
+    #[arg(long, required = true, value_name = "FILE")]
+    settings: Option<PathBuf>,
     /// The operator's own namespace.
-    #[arg(long, env = "PYRAMID_NAMESPACE", value_name = "NAME")]
-    namespace: String,
+    #[arg(long, required = true, env = "PYRAMID_NAMESPACE", value_name = "NAME")]
+    namespace: Option<String>,
     /// The name of this pod.
-    #[arg(long, env = "PYRAMID_POD", value_name = "NAME")]
-    pod: String,
+    #[arg(long, required = true, env = "PYRAMID_POD", value_name = "NAME")]
+    pod: Option<String>,
     /// Where the webhook listens, HTTPS.
     #[arg(long, default_value = "0.0.0.0:10250", value_name = "ADDRESS")]
     webhook_listen: SocketAddr,
@@ -52,8 +55,15 @@ struct Args {
     logs: logs::Args,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Try the installation as a user does, and say what does not work.
+    SelfTest(SelfTest),
+}
+
 fn main() -> ExitCode {
     let Args {
+        command,
         settings,
         namespace,
         pod,
@@ -68,6 +78,16 @@ fn main() -> ExitCode {
     }
     // A pod that makes the webhook panic must not end it for others.
     logs::tell_panics();
+    if let Some(Command::SelfTest(test)) = command {
+        return match runtime() {
+            Ok(runtime) => runtime.block_on(async { ended(test.run().await) }),
+            Err(error) => fail(&error),
+        };
+    }
+    let (Some(settings), Some(namespace), Some(pod)) = (settings, namespace, pod) else {
+        // The parser has seen to it.
+        Args::command().error(ErrorKind::MissingRequiredArgument, "--settings").exit()
+    };
     let config =
         Config { settings, namespace, pod, webhook_listen, issuer_listen, ops_listen, identity };
     match runtime() {
@@ -90,8 +110,8 @@ async fn supervise(config: Config) -> ExitCode {
     let shutdown = CancellationToken::new();
     let running = run(config, shutdown.clone());
     tokio::pin!(running);
-    let ended = tokio::select! {
-        ended = &mut running => ended,
+    let outcome = tokio::select! {
+        outcome = &mut running => outcome,
         () = async {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -103,7 +123,11 @@ async fn supervise(config: Config) -> ExitCode {
             running.await
         }
     };
-    match ended {
+    ended(outcome)
+}
+
+fn ended(outcome: Result<(), impl Error + 'static>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }

@@ -6,7 +6,7 @@
 //! is refused.
 
 mod file;
-mod http;
+pub(crate) mod http;
 
 use std::{
     fmt,

@@ -50,6 +50,9 @@ pub struct Call {
     pub name: String,
     /// The status of HTTP.
     pub code: u16,
+    /// No role let it pass. 403 alone says less: admission answers so too, as for a namespace that
+    /// is being deleted.
+    pub is_forbidden: bool,
 }
 
 impl Call {
@@ -117,6 +120,14 @@ struct Event {
     object_ref: Object,
     response_status: Option<Status>,
     request_received_timestamp: String,
+    #[serde(default)]
+    annotations: Annotations,
+}
+
+#[derive(Default, Deserialize)]
+struct Annotations {
+    #[serde(default, rename = "authorization.k8s.io/decision")]
+    decision: String,
 }
 
 #[derive(Deserialize)]
@@ -163,6 +174,7 @@ fn read(text: &str) -> anyhow::Result<Vec<Call>> {
             namespace: event.object_ref.namespace,
             name: event.object_ref.name,
             code: event.response_status.map_or(0, |status| status.code),
+            is_forbidden: event.annotations.decision == "forbid",
         });
     }
     Ok(calls)
@@ -189,7 +201,22 @@ mod tests {
             namespace: String::new(),
             name: String::new(),
             code,
+            is_forbidden: false,
         }
+    }
+
+    #[test]
+    fn who_was_forbidden_is_told_by_the_decision_and_not_by_the_code() {
+        let plain = line("get", "ResponseComplete", 403, r#"{"resource":"pods"}"#);
+        let decided = |decision: &str| {
+            let more =
+                format!(r#","annotations":{{"authorization.k8s.io/decision":"{decision}"}}}}"#);
+            plain.strip_suffix('}').unwrap().to_owned() + &more
+        };
+        let text = [plain.clone(), decided("allow"), decided("forbid")].join("\n") + "\n";
+        let forbidden: Vec<bool> =
+            read(&text).unwrap().iter().map(|call| call.is_forbidden).collect();
+        assert_eq!(forbidden, [false, false, true]);
     }
 
     #[test]

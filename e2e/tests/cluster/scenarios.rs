@@ -7,6 +7,7 @@
 //! the chart installed; then nothing is started or ended, and a part of a scenario's name given as
 //! `PYRAMID_SCENARIO` runs only that one.
 
+mod access;
 mod admission;
 mod deletion;
 mod delivery;
@@ -31,6 +32,9 @@ use futures::stream;
 use futures::{FutureExt, StreamExt};
 use pyramid_e2e::cluster::Cluster;
 use pyramid_e2e::process::{Folder, tell};
+
+/// Where the chart is installed.
+const SYSTEM: &str = "pyramid-system";
 
 /// What the chart needs.
 const PREPARE: &str = r#"
@@ -114,6 +118,7 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         deletion::a_stream_with_delete_goes_with_its_records,
         deletion::a_retained_stream_made_again_is_the_same_stream,
         deletion::a_writer_made_again_adopts_its_volume,
+        deletion::a_writer_with_delete_goes_with_its_volume,
         delivery::another_pod_of_an_exclusive_subscription_takes_over,
         delivery::each_pod_of_a_broadcast_subscription_gets_all,
         delivery::two_subscriptions_of_one_pod_have_a_port_each,
@@ -148,6 +153,10 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         faults::a_consumer_catches_up_after_its_node_was_cut_off,
         upgrade::other_images_come_under_load_without_a_failed_append,
         upgrade::uninstalled_and_installed_again_all_goes_on,
+        access::no_right_is_wider_than_its_layer,
+        access::every_pod_of_ours_is_locked_up,
+        // Last: it judges what all the others made the operator do.
+        access::what_is_granted_is_what_was_asked_for,
     );
     run(alone, 1).await.unwrap();
 }

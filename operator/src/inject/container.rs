@@ -15,7 +15,7 @@ use super::quantity::Quantity;
 use super::refusal::Refusal;
 
 /// Its name. Nobody else's container may have it.
-pub(super) const CONTAINER: &str = "pyramid-pusher";
+pub(crate) const CONTAINER: &str = "pyramid-pusher";
 /// Where the application appends.
 pub(super) const APPEND_ENDPOINT: &str = "http://127.0.0.1:7410";
 /// The application appends and reads here, on loopback.

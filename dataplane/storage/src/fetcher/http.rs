@@ -5,7 +5,7 @@
 //! secrets (see `address`). The bytes come in pieces, as fast as they are taken, never more than were
 //! asked for. Whoever takes them verifies them.
 
-mod address;
+pub(crate) mod address;
 mod answer;
 mod connector;
 

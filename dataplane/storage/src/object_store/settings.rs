@@ -12,6 +12,7 @@ use pyramid_protocol::net;
 
 pub use self::probe::{ProbeError, probe};
 use super::{DirectoryStore, Error, ObjectStore, S3Store};
+use crate::fetcher::http::address::is_allowed;
 use crate::trust::TrustError;
 
 /// Lengths of a bucket's name. Unit: bytes.
@@ -93,6 +94,15 @@ pub enum SettingsError {
          query"
     )]
     Endpoint {
+        /// What was given.
+        given: String,
+    },
+    /// It would be asked for chunks with the right to a bucket, and it is no store.
+    #[error(
+        "--s3-endpoint {given}: a machine gets its own credentials from there; give the address of \
+         an object store"
+    )]
+    Metadata {
         /// What was given.
         given: String,
     },
@@ -278,6 +288,9 @@ impl Endpoint {
         {
             return Err(bad());
         }
+        if !may_be_a_store(authority.host()) {
+            return Err(SettingsError::Metadata { given: text.to_owned() });
+        }
         let scheme = if is_https { "https" } else { "http" };
         let is_loopback = net::is_loopback(&format!("{}:{PORT_OF_ANY}", authority.host()));
         Ok(Self { url: format!("{scheme}://{authority}"), is_https, is_loopback })
@@ -300,6 +313,19 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.url)
     }
+}
+
+/// Whether a host is not surely something else. Where a name leads to, only a connection shows.
+fn may_be_a_store(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return is_allowed(address);
+    }
+    // Resolvers take numbers of other forms for addresses, too: 2852039166, 0xa9.254.169.254.
+    let name = bare.trim_end_matches('.');
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let begins_as_number = last.starts_with("0x") || last.starts_with("0X");
+    !begins_as_number && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The rule of S3 that a bucket's name breaks.

@@ -118,3 +118,41 @@ pub(crate) async fn a_writer_made_again_adopts_its_volume(cluster: &Cluster) -> 
     system.kubectl(&["delete", "pvc", "data-again-writer-0", "--timeout=60s"]).await?;
     Ok(())
 }
+
+/// It says what it waits for and what it cannot have; its volume goes with it.
+pub(crate) async fn a_writer_with_delete_goes_with_its_volume(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let system = Shop { cluster, namespace: "pyramid-system" };
+    let writer = format!(
+        "apiVersion: pyramid.dev/v1alpha1\n\
+         kind: Writer\n\
+         metadata: {{name: brief}}\n\
+         spec:\n  storage: {{size: 1Gi, whenDeleted: Delete}}\n  objectStorage:\n    \
+         bucket: {BUCKET}\n    endpoint: {ENDPOINT}\n    prefix: brief\n    \
+         credentialsSecretRef: {{name: bucket}}\n    caConfigMapRef: {{name: brief-ca}}\n"
+    );
+    let name = ["writers.pyramid.dev", "brief"];
+    let says = async |what: &str| {
+        let messages = ["-o", "jsonpath={.status.conditions[*].message}"];
+        Ok(system.kubectl(&[&["get"], &name[..], &messages].concat()).await?.contains(what))
+    };
+    let patch = async |patch: &str| {
+        let how = ["--type=json", "--patch", patch];
+        system.kubectl(&[&["patch"], &name[..], &how].concat()).await
+    };
+    system.apply(&writer).await?;
+    let missing = async || says("ConfigMap pyramid-system/brief-ca with the key").await;
+    cluster.wait_for("the Writer says what to make", SOON, missing).await?;
+    patch(r#"[{"op": "remove", "path": "/spec/objectStorage/caConfigMapRef"}]"#).await?;
+    system.wait(&["--for=condition=Ready", "writers.pyramid.dev/brief"]).await?;
+    patch(r#"[{"op": "replace", "path": "/spec/storage/size", "value": "2Gi"}]"#).await?;
+    let refused = async || says("StorageClass does not let volumes grow").await;
+    cluster.wait_for("the Writer says that it cannot grow", SOON, refused).await?;
+    let volumes = async || system.kubectl(&["get", "pvc", "-o", "name"]).await;
+    ensure!(volumes().await?.contains("data-brief-writer-0"), "it has no volume");
+    system.kubectl(&[&["delete"], &name[..], &["--timeout=90s"]].concat()).await?;
+    let left = volumes().await?;
+    ensure!(!left.contains("brief"), "{left}");
+    Ok(())
+}

@@ -46,6 +46,12 @@ pub(crate) async fn without_operators_delivery_goes_on_and_only_annotated_pods_w
     let image = ["run", "plain", "--image=localhost/pyramid-probe:0.1.0", "--restart=Never"];
     shop.kubectl(&[&image[..], &["--", "wait"]].concat()).await?;
     shop.wait(&["--for=condition=Ready", "pod/plain"]).await?;
+    let test = ["test", "pyramid", "--namespace", "pyramid-system", "--logs"];
+    ensure!(cluster.helm(&test).await.is_err(), "helm test passes without operators");
+    let logs = ["logs", "--namespace", "pyramid-system", "pyramid-self-test"];
+    let said = cluster.kubectl(&logs).await?;
+    let refused = "a Pod that asks for a pusher is refused in namespace default";
+    ensure!(said.contains(refused) && said.contains(text), "{said}");
     // The Pods of Deployments and Jobs are held, too.
     shop.kubectl(&["delete", "pod", "-l", "app=orders-projector"]).await?;
     let failure = "--for=condition=ReplicaFailure";
@@ -56,6 +62,13 @@ pub(crate) async fn without_operators_delivery_goes_on_and_only_annotated_pods_w
     let told = async || Ok(shop.kubectl(&events).await?.contains(text));
     cluster.wait_for("who looks at the Job is told why", SOON, told).await?;
     scale_operator(cluster, 2).await?;
+    // It is the same test, and nothing of it is left.
+    let said = cluster.helm(&test).await?;
+    ensure!(said.contains("a Pod gets its pusher in namespace default"), "{said}");
+    ensure!(said.contains("a Stream got ready in namespace pyramid-system, and went"), "{said}");
+    let rights = ["get", "roles,rolebindings,serviceaccounts", "-A", "-o", "name"];
+    let left = cluster.kubectl(&rights).await?;
+    ensure!(!left.contains("pyramid-self-test"), "{left}");
     let through = async || Ok(shop.orders().await? > 0);
     cluster.wait_for("the Pod that was held runs", RETRIED, through).await?;
     shop.wait(&["--for=condition=Complete", "job/orders-append"]).await?;

@@ -17,7 +17,7 @@ const METADATA_V6: [Ipv6Addr; 2] = [
 ];
 
 /// Whether an object store can be at this address. Loopback and private networks can have one.
-pub(super) fn is_allowed(address: IpAddr) -> bool {
+pub(crate) fn is_allowed(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_allowed_v4(address),
         IpAddr::V6(address) => {

@@ -123,6 +123,30 @@ fn an_endpoint_is_a_server_and_nothing_more() {
 }
 
 #[test]
+fn an_endpoint_is_no_metadata_service_however_it_is_spelt() {
+    for given in [
+        "http://169.254.169.254",
+        "https://169.254.170.2:443",
+        "http://[fd00:ec2:0:0:0:0:0:254]",
+        "http://[::ffff:169.254.169.254]:80",
+        "http://[fe80::1]",
+        "http://0.0.0.0:9000",
+        "http://2852039166",
+        "http://0xA9.0xfe.0xa9.0xfe",
+        "http://169.254.43518.",
+    ] {
+        assert_eq!(
+            Endpoint::parse(given),
+            Err(SettingsError::Metadata { given: given.to_owned() })
+        );
+    }
+    for given in ["http://169.253.255.255", "http://[fd00::10]:9000", "http://1.s3", "http://s3.0a"]
+    {
+        assert!(Endpoint::parse(given).is_ok(), "{given}");
+    }
+}
+
+#[test]
 fn flags_that_contradict_each_other_are_refused() {
     let ca = || S3Options { ca_file: Some("/ca.crt".into()), ..options() };
     assert!(parsed("s3://chunks", ca()).is_ok(), "AWS through a proxy of one's own");
