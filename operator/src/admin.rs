@@ -8,20 +8,23 @@ mod error;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pyramid_protocol::SpiffeId;
 use pyramid_protocol::limits::MESSAGE_BYTES_MAX;
 use pyramid_protocol::net::{self, Connect, TcpConnect};
 use pyramid_protocol::pb::v1::admin_client::AdminClient;
 use pyramid_protocol::pb::v1::put_stream_result::Result as PutResult;
 use pyramid_protocol::pb::v1::{self as pb, Reason, Refusal};
 use pyramid_protocol::refusal::TRAILER;
+use pyramid_protocol::{OperatorTerm, SpiffeId};
 use pyramid_tls::Tls;
 use tokio::time::{Instant, timeout};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
 pub(crate) use error::Error;
 
@@ -45,8 +48,23 @@ pub(crate) struct Writers {
 struct Shared {
     dial: Dial,
     metrics: Metrics,
+    term: Term,
     /// One connection per `host:port`, opened at the first call and again when it broke.
     channels: Mutex<HashMap<String, Channel>>,
+}
+
+/// The term that calls tell, from when on this replica leads; 0 before.
+#[derive(Clone, Debug, Default)]
+struct Term(Arc<AtomicU64>);
+
+impl Interceptor for Term {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let term = OperatorTerm::new(self.0.load(Ordering::Acquire));
+        if term != OperatorTerm::default() {
+            term.put(request.metadata_mut());
+        }
+        Ok(request)
+    }
 }
 
 /// How a replica is reached.
@@ -62,7 +80,7 @@ enum Dial {
 #[derive(Clone)]
 pub(crate) struct Replica {
     writers: Writers,
-    calls: AdminClient<Channel>,
+    calls: AdminClient<InterceptedService<Channel, Term>>,
     address: String,
 }
 
@@ -94,7 +112,13 @@ impl Writers {
     }
 
     fn of(dial: Dial, metrics: Metrics) -> Self {
-        Self { shared: Arc::new(Shared { dial, metrics, channels: Mutex::default() }) }
+        let (term, channels) = (Term::default(), Mutex::default());
+        Self { shared: Arc::new(Shared { dial, metrics, term, channels }) }
+    }
+
+    /// This process leads: its calls say so from now on.
+    pub(crate) fn lead(&self, term: OperatorTerm) {
+        self.shared.term.0.store(term.get(), Ordering::Release);
     }
 
     /// The replica `<writer>-writer-<ordinal>`.
@@ -121,7 +145,7 @@ impl Writers {
             }
         };
         drop(channels);
-        let calls = AdminClient::new(channel)
+        let calls = AdminClient::with_interceptor(channel, self.shared.term.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Ok(Replica { writers: self.clone(), calls, address })

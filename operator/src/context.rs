@@ -1,7 +1,6 @@
 //! [`Context`]: what all controllers share.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use kube::runtime::events::Recorder;
 use pyramid_telemetry::logs::causes;
@@ -36,9 +35,6 @@ pub(crate) struct Context {
     /// How many Streams each Writer has; filled while this replica leads.
     pub(crate) bound: Arc<Bound>,
     pub(crate) metrics: Metrics,
-    /// The fencing token of this leader: larger than that of every leader before it. 0 until this
-    /// replica leads; controllers run only from then on.
-    pub(crate) lease_transitions: AtomicU64,
 }
 
 /// What the API server said, for people: kube's own text repeats the whole answer.

@@ -2,7 +2,9 @@
 //!
 //! One object, `pyramid-operator`, changed only by a PUT with the resourceVersion that was read: of
 //! several that take it at once exactly one gets it, with holder and `leaseTransitions + 1` in the
-//! same write. The number is the fencing token: every leader has a larger one than those before it.
+//! same write. That number behind the time when the Lease was made is the fencing token, the term:
+//! every leader has a larger one than those before it, tells it with each call of a Writer, and a
+//! Writer refuses whoever led before.
 //!
 //! A holder that could not renew for two thirds of the lease's duration has lost it, by its own
 //! clock and without asking anybody: the process ends. A candidate waits until it has seen the lease
@@ -18,7 +20,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Api;
 use kube::api::PostParams;
-use pyramid_protocol::Clock;
+use pyramid_protocol::{Clock, OperatorTerm};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -164,10 +166,17 @@ impl Candidate {
 }
 
 impl Leadership {
-    /// The fencing token: larger than that of every leader before.
-    pub fn transitions(&self) -> u64 {
+    /// How often the lease has changed hands.
+    pub fn transitions(&self) -> u32 {
         let transitions = self.held.spec.as_ref().and_then(|spec| spec.lease_transitions);
-        u64::try_from(transitions.unwrap_or(0)).unwrap_or(0)
+        u32::try_from(transitions.unwrap_or(0)).unwrap_or(0)
+    }
+
+    /// The fencing token: larger than that of every leader before.
+    pub fn term(&self) -> OperatorTerm {
+        let created = self.held.metadata.creation_timestamp.as_ref();
+        let created_s = created.map_or(0, |time| time.0.as_second());
+        OperatorTerm::of_lease(u32::try_from(created_s).unwrap_or(0), self.transitions())
     }
 
     /// Renews until the lease is lost. Dropped to stop.

@@ -11,7 +11,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use kube::Client;
@@ -143,7 +142,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         recorder: Recorder::new(client, reporter),
         bound: Arc::default(),
         metrics,
-        lease_transitions: AtomicU64::new(0),
     });
     let stop = Stop { all: shutdown, serving: CancellationToken::new() };
     let mut tasks = JoinSet::new();

@@ -12,6 +12,7 @@ use pyramid_tls::Tls;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::Request;
 use tonic::service::interceptor::InterceptedService;
 
 use self::counted::Counted;
@@ -45,7 +46,13 @@ pub(crate) fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let admin_service = AdminServer::new(AdminService::new(phase, found, tls))
         .max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let admin_service = InterceptedService::new(admin_service, rights::operator_only);
+    let fence = rights::Fence::default();
+    let of_leader = move |request: Request<()>| {
+        let request = rights::operator_only(request)?;
+        fence.check(request.metadata())?;
+        Ok(request)
+    };
+    let admin_service = InterceptedService::new(admin_service, of_leader);
     let metrics = Arc::clone(&ops.metrics);
     let (writer, admin) = (ops.counted(Port::Writer, writer), ops.counted(Port::Admin, admin));
     let writer_service = Counted { service: writer_service, metrics: Arc::clone(&metrics) };

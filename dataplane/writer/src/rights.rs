@@ -7,6 +7,8 @@
 //! Who has no right at all to a stream is answered as if there were no such stream. So a right is
 //! always looked at before anything else of a stream: its id, its offsets, whether it is closed.
 
+mod fence;
+
 use std::fmt;
 
 use pyramid_protocol::net::Peer;
@@ -15,6 +17,7 @@ use pyramid_protocol::pb::v1::{Reason, Refusal};
 use pyramid_protocol::{Grantee, SpiffeId};
 use tonic::{Extensions, Request, Status};
 
+pub(crate) use self::fence::Fence;
 use crate::state::{State, Stream};
 
 /// Whose producers those of connections without TLS are. No identity reads like it.

@@ -23,7 +23,8 @@ pub(crate) enum Error {
         /// What the network says.
         message: String,
     },
-    /// It starts, has no leader, or has too much to do. Ask again later.
+    /// It starts, has no leader, has too much to do, or was called by a later leader of the operator:
+    /// then this process learns soon that it does not lead. Ask again later.
     #[error("the Writer cannot do it now: {message}")]
     Later {
         /// Its words.
@@ -93,6 +94,7 @@ impl Error {
             | Reason::Unavailable
             | Reason::ResourceExhausted
             | Reason::WalFull
+            | Reason::Fenced
             | Reason::Dropped => {
                 let retry_after = Duration::from_millis(refusal.retry_after_ms.into());
                 Self::Later { message, retry_after }
@@ -112,7 +114,6 @@ impl Error {
             Reason::Denied => Self::Denied { message },
             Reason::Unspecified
             | Reason::WrongOffset
-            | Reason::Fenced
             | Reason::OutOfOrder
             | Reason::UnknownProducer
             | Reason::SessionBroken

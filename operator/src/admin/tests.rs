@@ -25,6 +25,8 @@ struct Script {
     /// The `after` of each listing that was asked for.
     asked_after: Vec<String>,
     stats: Vec<pb::WatchStatsResponse>,
+    /// The term of each question for information.
+    terms: Vec<Option<OperatorTerm>>,
     /// Takes calls and never answers.
     is_silent: bool,
 }
@@ -49,8 +51,9 @@ impl Admin for Fake {
 
     async fn get_info(
         &self,
-        _: Request<pb::GetInfoRequest>,
+        request: Request<pb::GetInfoRequest>,
     ) -> Result<Response<pb::GetInfoResponse>, Status> {
+        self.script().terms.push(OperatorTerm::find(request.metadata()).unwrap());
         if self.script().is_silent {
             std::future::pending::<()>().await;
         }
@@ -239,6 +242,21 @@ async fn a_replica_is_called_by_its_headless_name_on_one_connection() {
         *world.pipes.address.lock().unwrap(),
         "billing-writer-0.billing-writer-peers.shop.svc:7402"
     );
+}
+
+#[tokio::test]
+async fn calls_tell_the_term_from_when_on_this_process_leads() {
+    let world = World::new();
+    let term = OperatorTerm::of_lease(1_764_000_000, 3);
+    let replica = world.replica();
+    for leads in [false, true] {
+        if leads {
+            world.writers.lead(term);
+        }
+        world.fake.script().infos.push_back(Ok(info("1")));
+        assert_eq!(replica.get_info().await, Ok(info("1")));
+    }
+    assert_eq!(world.fake.script().terms, [None, Some(term)]);
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! What the leader does, and how it stops.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kube::core::DeserializeGuard;
@@ -52,10 +51,10 @@ pub(super) async fn lead(
     let Some(mut leadership) = candidate.acquire(&shutdown).await else {
         return Ok("leader");
     };
-    let transitions = leadership.transitions();
-    context.lease_transitions.store(transitions, Ordering::Release);
+    let (term, transitions) = (leadership.term(), leadership.transitions());
+    context.writers.lead(term);
     context.metrics.leads(true);
-    tracing::info!(transitions, "this replica leads");
+    tracing::info!(transitions, %term, "this replica leads");
     let stop = CancellationToken::new();
     let mut controllers = controllers(&context, &stop);
     let auditing = audit.run(Arc::clone(&context), stop.clone());

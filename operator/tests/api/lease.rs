@@ -236,6 +236,7 @@ async fn a_change_by_others_that_keeps_the_holder_is_no_loss() {
 async fn a_lease_that_is_deleted_is_lost_at_once_and_others_wait_as_if_it_were_there() {
     let world = Arc::new(World::new("lease-deleted").await);
     let mut first = acquire(&world, &world.wire(), "a").await;
+    let term = first.term();
     let mut tasks = acquire_all(&world, &[("b", world.wire())]);
     keeps(&mut first, DURATION).await;
     world.delete::<Lease>(LEASE).await;
@@ -246,6 +247,7 @@ async fn a_lease_that_is_deleted_is_lost_at_once_and_others_wait_as_if_it_were_t
     let waited = second.since - deleted;
     assert!(waited > DURATION * 6 / 7, "{waited:?}");
     assert_eq!((second.leadership.transitions(), held(&world).await), (2, by("b", 2)));
+    assert!(second.leadership.term() > term, "the deposed one could go on");
     // Who never saw it cannot know.
     world.delete::<Lease>(LEASE).await;
     let third = acquire(&world, &world.wire(), "c").await;

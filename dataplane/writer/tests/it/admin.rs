@@ -1,7 +1,10 @@
 //! The Admin service.
 
+use pyramid_protocol::OperatorTerm;
 use pyramid_protocol::pb::v1::put_stream_result::Result as PutResult;
 use pyramid_protocol::pb::v1::{self as pb, DataState, Effect, Reason, Refusal};
+
+use tonic::Request;
 
 use crate::writer::{CLUSTER, Folder, Writer, append, offsets, refusal, subscription};
 
@@ -325,5 +328,27 @@ async fn a_closed_stream_is_taken_over_by_another_object_and_opened() {
     let changed = pb::PutStream { expected, ..put("a", "third", 1) };
     assert_eq!(put_streams(&mut writer, vec![changed]).await, [Ok((id, false))]);
     assert!(writer.info("a").await.closed);
+    writer.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_does_not_lead_any_more_changes_nothing() {
+    let folder = Folder::new();
+    let mut writer = folder.found(&[]).await;
+    let call = async |writer: &mut Writer, term: u64, name: &str| {
+        let streams = vec![put(name, name, 1)];
+        let cluster_id = CLUSTER.to_vec().into();
+        let mut request = Request::new(pb::PutStreamsRequest { cluster_id, streams });
+        OperatorTerm::new(term).put(request.metadata_mut());
+        let put = writer.admin.put_streams(request).await;
+        put.map(drop).map_err(|status| refusal(status).reason())
+    };
+    assert_eq!(call(&mut writer, 7, "a").await, Ok(()));
+    assert_eq!(call(&mut writer, 8, "b").await, Ok(()));
+    assert_eq!(call(&mut writer, 7, "c").await, Err(Reason::Fenced));
+    assert_eq!(call(&mut writer, 8, "d").await, Ok(()));
+    let page = config_page(&mut writer, "", 0).await;
+    let names: Vec<_> = page.objects.iter().map(|object| object.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "d"]);
     writer.stop().await;
 }
