@@ -51,6 +51,14 @@ pub mod reasons {
     pub const NAMESPACE_NOT_ENABLED: &str = "NamespaceNotEnabled";
     /// `Ready` of a Writer: its volumes of an earlier Writer of this name are taken over.
     pub const ADOPTING_VOLUMES: &str = "AdoptingVolumes";
+    /// `Ready` of a Writer: it asks for more than one replica.
+    pub const REPLICAS_NOT_SUPPORTED: &str = "ReplicasNotSupported";
+    /// `Ready` of a Writer: what it would be made of has the right name and is somebody else's.
+    pub const FOREIGN_CHILD: &str = "ForeignChild";
+    /// `Ready` of a Writer: the Secret with its key is gone.
+    pub const KEY_LOST: &str = "KeyLost";
+    /// `Ready` and `ObjectStorageReady`: something that the spec names is not there.
+    pub const INPUT_MISSING: &str = "InputMissing";
 
     /// `Progressing`: nothing is left to do.
     pub const STABLE: &str = "Stable";
@@ -58,6 +66,8 @@ pub mod reasons {
     pub const ROLLING_UPDATE: &str = "RollingUpdate";
     /// `Progressing`: volumes grow.
     pub const EXPANDING_VOLUMES: &str = "ExpandingVolumes";
+    /// `Progressing`: a person has to act first.
+    pub const STALLED: &str = "Stalled";
 
     /// `StorageReady`.
     pub const VOLUMES_BOUND: &str = "VolumesBound";
@@ -97,6 +107,8 @@ pub mod reasons {
     /// `Programmed` of a Subscription: one of its Streams is not programmed yet.
     pub const STREAM_NOT_READY: &str = "StreamNotReady";
 
+    /// `Progressing` and `Deleting` of a Writer: its replicas and volumes go.
+    pub const DELETING: &str = "Deleting";
     /// `Deleting`: objects are left in the bucket.
     pub const PURGE_PENDING: &str = "PurgePending";
     /// `Deleting`: the Writer does not answer, so nothing can be purged.

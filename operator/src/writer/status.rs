@@ -11,19 +11,6 @@ use super::observe::{self, Input, Live};
 use super::plan::{DataSeen, Observed, SizeSeen, Step, Stop, UNKNOWN_NODE, Wait};
 use crate::settings::Settings;
 
-/// `Ready`: more than one replica is asked for.
-const REPLICAS_NOT_SUPPORTED: &str = "ReplicasNotSupported";
-/// `Ready`: a child of the right name is somebody else's.
-const FOREIGN_CHILD: &str = "ForeignChild";
-/// `Ready`: the Secret with the key is gone.
-const KEK_LOST: &str = "KeyLost";
-/// `Ready`: something that the spec names is not there.
-const INPUT_MISSING: &str = "InputMissing";
-/// `Progressing` and `Deleting`: objects go.
-const DELETING: &str = "Deleting";
-/// `Progressing`: a person has to act first.
-const STALLED: &str = "Stalled";
-
 /// Text of the cluster's own that is repeated at most. Unit: bytes.
 const TROUBLE_BYTES_MAX: usize = 512;
 
@@ -111,7 +98,7 @@ impl Facts<'_> {
             return (Truth::False, reasons::PENDING, message.to_owned());
         }
         if self.step == &Step::Wait(Wait::Missing) {
-            return (Truth::False, INPUT_MISSING, format!("make {}", self.missing()));
+            return (Truth::False, reasons::INPUT_MISSING, format!("make {}", self.missing()));
         }
         let Some(member) = &self.seen.member else {
             let message = format!("waits for the first replica{}", self.trouble());
@@ -139,14 +126,16 @@ impl Facts<'_> {
     fn progressing(&self) -> Verdict {
         let yes = |reason, message: &str| (Truth::True, reason, message.to_owned());
         match self.step {
-            Step::Stop(_) => (Truth::False, STALLED, "stands still until somebody acts".to_owned()),
+            Step::Stop(_) => {
+                (Truth::False, reasons::STALLED, "stands still until somebody acts".to_owned())
+            }
             Step::Stable | Step::Gone => (Truth::False, reasons::STABLE, String::new()),
             Step::Wait(Wait::Growth) | Step::GrowClaim { .. } => {
                 yes(reasons::EXPANDING_VOLUMES, "the volume grows")
             }
             Step::Wait(Wait::Streams | Wait::Deletion)
             | Step::DeleteSet { .. }
-            | Step::DeleteClaim { .. } => yes(DELETING, "the Writer is being deleted"),
+            | Step::DeleteClaim { .. } => yes(reasons::DELETING, "the Writer is being deleted"),
             Step::Wait(_)
             | Step::AddFinalizer
             | Step::RemoveFinalizer
@@ -199,7 +188,7 @@ impl Facts<'_> {
         if let Some(missing) = missing {
             let reason = match missing.input {
                 Input::Credentials => reasons::CREDENTIALS_MISSING,
-                Input::Key | Input::Authorities => INPUT_MISSING,
+                Input::Key | Input::Authorities => reasons::INPUT_MISSING,
             };
             return (Truth::False, reason, format!("make {}", missing.text));
         }
@@ -233,7 +222,7 @@ impl Facts<'_> {
             );
             return Some((Truth::False, reasons::STREAMS_BOUND, message));
         }
-        Some((Truth::True, DELETING, "replicas and volumes go".to_owned()))
+        Some((Truth::True, reasons::DELETING, "replicas and volumes go".to_owned()))
     }
 
     /// Reason, and what a person has to do.
@@ -249,7 +238,7 @@ impl Facts<'_> {
                 ),
             ),
             Stop::ReplicasNotSupported => (
-                REPLICAS_NOT_SUPPORTED,
+                reasons::REPLICAS_NOT_SUPPORTED,
                 format!(
                     "this version runs Writers of one replica; nothing was changed for {} replicas, \
                      set spec.replicas to 1",
@@ -257,14 +246,14 @@ impl Facts<'_> {
                 ),
             ),
             Stop::ForeignChild(foreign) => (
-                FOREIGN_CHILD,
+                reasons::FOREIGN_CHILD,
                 format!(
                     "{} belongs to {} and is left alone; remove it, or give the Writer another name",
                     foreign.child, foreign.owner
                 ),
             ),
             Stop::KekLost => (
-                KEK_LOST,
+                reasons::KEY_LOST,
                 format!(
                     "Secret {namespace}/{} with the key of all data in the bucket is gone; restore \
                      it from your backup, a new key cannot open what the old one has closed",
