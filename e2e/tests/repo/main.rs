@@ -15,6 +15,7 @@ mod documents;
 mod errors;
 mod files;
 mod layout;
+mod listings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
