@@ -20,6 +20,7 @@ mod outage;
 mod pods;
 mod refusals;
 mod shop;
+mod shown;
 mod upgrade;
 mod webhook;
 
@@ -140,6 +141,10 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         refusals::who_is_not_among_the_appenders_appends_nothing,
         pods::under_restricted_rules_all_runs_and_jobs_complete,
         pods::a_pod_waits_for_its_subscription_and_then_receives,
+        pods::a_pod_is_ready_when_its_annotation_says_so,
+        shown::columns_show_how_far_streams_and_subscriptions_are,
+        shown::kubectl_explains_kinds_and_fields,
+        shown::helm_waits_until_streams_and_subscriptions_are_ready,
         webhook::who_calls_it_from_a_pod_gets_an_answer_and_changes_nothing,
         webhook::a_broken_one_holds_back_annotated_pods_only,
     );
@@ -156,6 +161,7 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         faults::a_consumer_catches_up_after_its_node_was_cut_off,
         upgrade::other_images_come_under_load_without_a_failed_append,
         upgrade::uninstalled_and_installed_again_all_goes_on,
+        access::one_operator_is_evicted_and_not_the_other,
         access::no_right_is_wider_than_its_layer,
         access::every_pod_of_ours_is_locked_up,
         // Last: it judges what all the others made the operator do.

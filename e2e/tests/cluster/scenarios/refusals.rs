@@ -192,9 +192,12 @@ pub(crate) async fn a_running_writer_that_is_to_have_more_replicas_runs_on_as_it
 
     let before = made_for_steady(&system).await?;
     let ready = async || {
-        let column = ["-o", "jsonpath={.status.observedGeneration} {.metadata.generation} \
+        let column = [
+            "-o",
+            "jsonpath={.status.observedGeneration} {.metadata.generation} \
                              {.status.conditions[?(@.type=='Ready')].status}/\
-                             {.status.conditions[?(@.type=='Ready')].reason}"];
+                             {.status.conditions[?(@.type=='Ready')].reason}",
+        ];
         let said = system.kubectl(&[&["get", STEADY], &column[..]].concat()).await?;
         let mut words = said.split_whitespace().map(str::to_owned);
         let [observed, generation, ready] = [words.next(), words.next(), words.next()];
@@ -246,7 +249,8 @@ async fn made_for_steady(system: &Shop<'_>) -> anyhow::Result<String> {
     all += &system.kubectl(&["get", "secrets", "-o", versions]).await?;
     let of_steady = |line: &&str| line.contains("steady-writer");
     let made: Vec<&str> = all.lines().filter(of_steady).collect();
-    for kind in ["StatefulSet", "Service", "ServiceAccount", "PersistentVolumeClaim", "Pod", "Secret"]
+    for kind in
+        ["StatefulSet", "Service", "ServiceAccount", "PersistentVolumeClaim", "Pod", "Secret"]
     {
         ensure!(made.iter().any(|line| line.starts_with(&format!("{kind} "))), "{kind}: {made:?}");
     }
