@@ -30,6 +30,7 @@ mod kubectl;
 mod layout;
 mod network;
 mod node;
+mod pods;
 mod s3;
 mod tools;
 mod traces;

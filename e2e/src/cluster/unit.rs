@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -190,22 +190,52 @@ pub(super) async fn end_all_in(network: &str) -> anyhow::Result<()> {
     .with_context(|| format!("end what runs in {network}"))
 }
 
+/// Kills what runs in the network of this process, which is that of a Pod.
+///
+/// # Errors
+/// It has ended, or has the network of this program; or the kernel's answer.
+pub(super) fn kill_all_beside(process: Process) -> anyhow::Result<()> {
+    let network = |id: &str| Network::at(&Path::new("/proc").join(id).join("ns/net"));
+    let of_pod = network(&process.id.to_string()).context("the process has ended")?;
+    ensure!(Some(of_pod) != network("self"), "the process is in no network of its own");
+    for process in of_pod.processes()? {
+        signal(process.id)?;
+    }
+    Ok(())
+}
+
 /// Processes in a network namespace. None, if it is not there.
 fn processes_in(network: &str) -> anyhow::Result<Vec<Process>> {
-    let mut processes = Vec::new();
-    let Ok(namespace) = std::fs::metadata(Path::new("/run/netns").join(network)) else {
-        return Ok(processes);
-    };
-    for entry in std::fs::read_dir("/proc")? {
-        let entry = entry?;
-        let Ok(id) = entry.file_name().to_string_lossy().parse() else { continue };
-        // A process that has ended has no namespace.
-        let of = std::fs::metadata(entry.path().join("ns/net"));
-        if of.is_ok_and(|of| (of.dev(), of.ino()) == (namespace.dev(), namespace.ino())) {
-            processes.extend(Process::now(id));
-        }
+    let network = Network::at(&Path::new("/run/netns").join(network));
+    network.map_or_else(|| Ok(Vec::new()), Network::processes)
+}
+
+/// A network namespace, as the kernel tells it from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Network {
+    device: u64,
+    inode: u64,
+}
+
+impl Network {
+    /// The one that this file stands for.
+    fn at(path: &Path) -> Option<Self> {
+        let file = std::fs::metadata(path).ok()?;
+        Some(Self { device: file.dev(), inode: file.ino() })
     }
-    Ok(processes)
+
+    fn processes(self) -> anyhow::Result<Vec<Process>> {
+        let mut processes = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let entry = entry?;
+            let Ok(id) = entry.file_name().to_string_lossy().parse() else { continue };
+            // A process that has ended has no namespace.
+            if Self::at(&entry.path().join("ns/net")) == Some(self) {
+                processes.extend(Process::now(id));
+            }
+        }
+        Ok(processes)
+    }
 }
 
 /// All processes of the cluster that are not in pods.

@@ -20,6 +20,7 @@ mod outage;
 mod pods;
 mod refusals;
 mod shop;
+mod shown;
 mod upgrade;
 mod webhook;
 
@@ -115,6 +116,7 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         admission::a_pod_gets_a_pusher_and_is_as_it_was_otherwise,
         admission::names_that_are_not_the_pods_to_give_are_refused,
         admission::only_new_pods_of_open_namespaces_get_a_pusher,
+        admission::a_pod_that_the_webhook_passed_over_is_refused_by_the_policy,
         deletion::a_stream_with_delete_goes_with_its_records,
         deletion::a_retained_stream_made_again_is_the_same_stream,
         deletion::a_writer_made_again_adopts_its_volume,
@@ -131,12 +133,18 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         mesh::a_proxy_that_comes_later_starts_behind_the_pusher,
         shop::a_lost_database_is_filled_again_from_the_bucket,
         refusals::the_server_judges_every_sample_as_it_says_itself,
+        refusals::the_server_judges_every_sample_of_a_change_as_it_says_itself,
         refusals::helm_refuses_values_that_are_misspelt_or_of_another_type,
         refusals::pods_that_cannot_have_a_pusher_are_told_why,
         refusals::a_writer_of_three_replicas_is_answered_and_not_made,
+        refusals::a_running_writer_that_is_to_have_more_replicas_runs_on_as_it_was,
         refusals::who_is_not_among_the_appenders_appends_nothing,
         pods::under_restricted_rules_all_runs_and_jobs_complete,
         pods::a_pod_waits_for_its_subscription_and_then_receives,
+        pods::a_pod_is_ready_when_its_annotation_says_so,
+        shown::columns_show_how_far_streams_and_subscriptions_are,
+        shown::kubectl_explains_kinds_and_fields,
+        shown::helm_waits_until_streams_and_subscriptions_are_ready,
         webhook::who_calls_it_from_a_pod_gets_an_answer_and_changes_nothing,
         webhook::a_broken_one_holds_back_annotated_pods_only,
     );
@@ -153,6 +161,7 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         faults::a_consumer_catches_up_after_its_node_was_cut_off,
         upgrade::other_images_come_under_load_without_a_failed_append,
         upgrade::uninstalled_and_installed_again_all_goes_on,
+        access::one_operator_is_evicted_and_not_the_other,
         access::no_right_is_wider_than_its_layer,
         access::every_pod_of_ours_is_locked_up,
         // Last: it judges what all the others made the operator do.

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, ensure};
 use pyramid_e2e::cluster::{Cluster, Grant};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::SYSTEM;
+use super::outage::scale_operator;
+use super::shop::{SOON, Shop};
 
 /// What no run needs for certain, as [`Grant::text`] says it, and why it is granted.
 const NEEDED_BY_CHANCE: &[(&str, &str)] = &[
@@ -129,6 +131,53 @@ pub(crate) async fn every_pod_of_ours_is_locked_up(cluster: &Cluster) -> anyhow:
         ensure!(kind != "networkpolicies" || types.contains("Ingress"), "{found}");
     }
     Ok(())
+}
+
+/// Who empties a node takes one operator; the other stays until there are two again, and goes on
+/// adding pushers.
+pub(crate) async fn one_operator_is_evicted_and_not_the_other(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let system = Shop { cluster, namespace: SYSTEM };
+    let evict = async |pod: &str| {
+        let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{pod}/eviction");
+        let eviction = json!({
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": pod, "namespace": SYSTEM},
+        });
+        cluster
+            .try_kubectl(&["create", "--raw", &path, "-f", "-"], Some(&eviction.to_string()))
+            .await
+    };
+    let may_go = async || {
+        let column = "jsonpath={.status.disruptionsAllowed}";
+        let budget = ["get", "poddisruptionbudget", "pyramid-operator", "-o", column];
+        Ok(system.kubectl(&budget).await? == "1")
+    };
+    let all_is_well = async || {
+        cluster.wait_for("one operator may go", SOON, may_go).await?;
+        scale_operator(cluster, 2).await
+    };
+    all_is_well().await?;
+    let label = "app.kubernetes.io/name=pyramid-operator";
+    let names = "jsonpath={.items[*].metadata.name}";
+    let pods = system.kubectl(&["get", "pods", "--selector", label, "-o", names]).await?;
+    let [first, second] = pods.split_whitespace().collect::<Vec<_>>()[..] else {
+        anyhow::bail!("operators: {pods}");
+    };
+    let taken = evict(first).await?;
+    ensure!(taken.success, "{taken:?}");
+    let kept = evict(second).await?;
+    let text = "Cannot evict pod as it would violate the pod's disruption budget";
+    ensure!(!kept.success && kept.stderr.contains(text), "{kept:?}");
+    let run = ["run", "x", "--image=x", "--annotations=pyramid.dev/append=orders"];
+    cluster.kubectl(&[&run[..], &["--namespace=default", "--dry-run=server"]].concat()).await?;
+
+    all_is_well().await?;
+    let taken = evict(second).await?;
+    ensure!(taken.success, "{taken:?}");
+    all_is_well().await
 }
 
 fn items(list: &Value) -> anyhow::Result<&Vec<Value>> {

@@ -229,6 +229,21 @@ pub(crate) async fn names_that_are_not_the_pods_to_give_are_refused(
     let taken = "volume \"pyramid-identity\" is one that the operator adds";
     refused(&shop, &volume("pyramid-identity"), taken).await?;
 
+    // A mount of what only the pusher is to have, beside one of the Pod's own.
+    let mounts = |place: &str, name: &str| {
+        let mut pod = volume("pyramid-identities");
+        let mount = json!({"name": name, "mountPath": "/var/run/pyramid/identity"});
+        pod["spec"][place] = json!([{"name": "takes", "image": "x", "volumeMounts": [mount]}]);
+        pod
+    };
+    for place in ["containers", "initContainers"] {
+        kept(&shop, &mounts(place, "pyramid-identities")).await?;
+        for name in ["pyramid-identity", "pyramid-token"] {
+            let told = format!("container \"takes\" mounts volume \"{name}\"");
+            refused(&shop, &mounts(place, name), &told).await?;
+        }
+    }
+
     // Who says that it was injected keeps the container that it brings, and gets nothing for it.
     let says = annotated(container("initContainers", PUSHER), "pyramid.dev/injected-by", "me");
     let ended = judge(&shop, &says).await?;
@@ -280,6 +295,46 @@ pub(crate) async fn only_new_pods_of_open_namespaces_get_a_pusher(
         ensure!(well.count() == count, "{pod:#}");
     }
     closed.leave().await?;
+    shop.leave().await
+}
+
+/// While the webhook passes over a namespace, the policy behind it refuses there what would run
+/// without its pusher, and nothing else.
+pub(crate) async fn a_pod_that_the_webhook_passed_over_is_refused_by_the_policy(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    const TEXT: &str = "the pod asks for Pyramid but has no pusher";
+    let shop = Shop::new(cluster, "passed-over").await?;
+    let next = Shop::new(cluster, "not-passed-over").await?;
+    let asks = annotated(plain(), APPEND, "orders");
+    ensure!(pushers(&kept(&shop, &asks).await?) == 1, "the webhook passes over it already");
+    let conditions = async |condition: Value| {
+        let webhook = json!({"name": "inject.pyramid.dev", "matchConditions": [condition]});
+        let patch = json!({"webhooks": [webhook]}).to_string();
+        let configuration = ["mutatingwebhookconfigurations", "pyramid-sidecar-injector"];
+        cluster.kubectl(&[&["patch"], &configuration[..], &["--patch", &patch]].concat()).await
+    };
+    // Added to those of the chart by its name, and taken out by it.
+    let but_one = "but-for-one-namespace";
+    let expression = format!("request.namespace != '{}'", shop.namespace);
+    let passed_over = async {
+        conditions(json!({"name": but_one, "expression": expression})).await?;
+        let denied = async || refused(&shop, &asks, TEXT).await.map(|()| true);
+        cluster.wait_for("the policy refuses the Pod", SOON, denied).await?;
+        // Both who ask for nothing and who opt out run without one.
+        for pod in [plain(), annotated(asks.clone(), "pyramid.dev/inject", "false")] {
+            ensure!(pushers(&kept(&shop, &pod).await?) == 0, "{pod:#} gets a pusher");
+        }
+        let elsewhere = kept(&next, &asks).await?;
+        ensure!(pushers(&elsewhere) == 1, "{elsewhere:#}");
+        anyhow::Ok(())
+    };
+    let outcome = passed_over.await;
+    conditions(json!({"name": but_one, "$patch": "delete"})).await?;
+    outcome?;
+    let through = async || Ok(pushers(&kept(&shop, &asks).await?) == 1);
+    cluster.wait_for("the webhook is asked again", SOON, through).await?;
+    next.leave().await?;
     shop.leave().await
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use pyramid_e2e::cluster::Cluster;
 use pyramid_e2e::process::tell;
+use tokio::time::timeout;
 
 use super::shop::{SOON, Shop, orders};
 
@@ -16,6 +17,8 @@ const SUBSCRIPTION: &str = include_str!("../../../../docs/examples/kubernetes/su
 const PROJECTOR: &str = "orders-projector";
 /// Within this time the next Pod of an Exclusive subscription receives.
 const TAKEOVER_MAX: Duration = Duration::from_secs(5);
+/// How long a lease lasts without a word of its holder, who says something several times a second.
+const LEASE: Duration = Duration::from_secs(3);
 
 /// The names of the Pods of a Deployment.
 async fn pods(shop: &Shop<'_>, app: &str) -> anyhow::Result<Vec<String>> {
@@ -36,36 +39,33 @@ async fn active_and_waiting(shop: &Shop<'_>, app: &str) -> anyhow::Result<(Strin
     Ok((active.pop().context("an active pod")?, waiting.pop().context("a waiting pod")?))
 }
 
-/// Deletes the active Pod so. The Pod that receives after it, the waiting one or the new one in the
-/// place of the deleted, and after how long.
-async fn take_over(shop: &Shop<'_>, app: &str, how: &[&str]) -> anyhow::Result<(String, Duration)> {
-    let (active, _) = active_and_waiting(shop, app).await?;
-    let mut next = None;
+/// Ends the active Pod so. The one that waited, and how long it took until it received.
+async fn take_over(
+    shop: &Shop<'_>,
+    app: &str,
+    end: impl AsyncFnOnce(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<(String, Duration)> {
+    let (active, next) = active_and_waiting(shop, app).await?;
     let begin = Instant::now();
-    let receives = async || {
-        for pod in pods(shop, app).await?.into_iter().filter(|pod| *pod != active) {
-            // A new Pod has no table yet.
-            if let Ok(checked) = shop.check(&pod).await
+    let received = async {
+        loop {
+            // Asked all the time: the time is what counts.
+            if let Ok(checked) = shop.check(&next).await
                 && orders(&checked)? > 0
             {
-                next = Some(pod);
-                return Ok(true);
+                return anyhow::Ok(begin.elapsed());
             }
         }
-        Ok(false)
     };
-    let delete = [&["delete", "pod", active.as_str()], how].concat();
-    let (deleted, received) = tokio::join!(
-        shop.kubectl(&delete),
-        shop.cluster.wait_for("another pod receives", TAKEOVER_MAX, receives),
-    );
-    deleted?;
-    received?;
-    Ok((next.context("the next pod")?, begin.elapsed()))
+    let (ended, received) = tokio::join!(end(&active), timeout(TAKEOVER_MAX, received));
+    ended?;
+    let took = received.with_context(|| format!("{next} receives nothing after {active}"))??;
+    Ok((next, took))
 }
 
 /// One Pod gets all. When it dies another one gets all from the position of its own table on,
-/// which is the first record.
+/// which is the first record: as soon as the lease of one that was killed has run out, and at once
+/// after one that was told to end.
 pub(crate) async fn another_pod_of_an_exclusive_subscription_takes_over(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
@@ -82,10 +82,22 @@ pub(crate) async fn another_pod_of_an_exclusive_subscription_takes_over(
     cluster.wait_for(one, SOON, settled).await?;
     // Both were connected all the while.
     shop.goes_on(20).await?;
-    let (_, killed) = take_over(&shop, NAME, &["--grace-period=0", "--force"]).await?;
+    let delete = async |pod: &str, how: &[&str]| {
+        let delete = ["delete", "pod", pod, "--wait=false"];
+        shop.kubectl(&[&delete[..], how].concat()).await.map(drop)
+    };
+    let kill = async |active: &str| {
+        cluster.kill_pod(shop.namespace, active).await?;
+        // Before its node starts it again: it would come for its lease.
+        delete(active, &["--grace-period=0", "--force"]).await
+    };
+    let (_, killed) = take_over(&shop, NAME, kill).await?;
     cluster.wait_for(one, SOON, settled).await?;
-    let (last, stopped) = take_over(&shop, NAME, &["--wait=false"]).await?;
+    let stop = async |active: &str| delete(active, &[]).await;
+    let (last, stopped) = take_over(&shop, NAME, stop).await?;
     tell(&format!("another pod receives {killed:.1?} after a kill, {stopped:.1?} after a stop"));
+    ensure!(killed > LEASE / 2, "the killed Pod has given its lease back: {killed:?}");
+    ensure!(stopped < LEASE, "the stopped Pod's lease ran out: {stopped:?}");
     let count = shop.ends_complete().await?;
     shop.wait_complete(&last, "orders", count).await?;
     cluster.wait_for(one, SOON, settled).await?;

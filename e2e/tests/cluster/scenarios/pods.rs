@@ -71,3 +71,71 @@ pub(crate) async fn a_pod_waits_for_its_subscription_and_then_receives(
     ensure!(pod().await? == before, "another Pod took its place");
     shop.leave().await
 }
+
+/// Three Pods that differ in when they count as ready: as soon as they run, once they are attached
+/// to their Subscription, and once they have all records.
+pub(crate) async fn a_pod_is_ready_when_its_annotation_says_so(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    // The ConfigMap of which kubelets look at once a minute.
+    const READY: [&str; 3] = ["wait", "--timeout=180s", "--for=condition=Available"];
+    const PROJECTOR: &str = "subscriptions.pyramid.dev/orders-projector";
+    let shop = Shop::new(cluster, "readiness").await?;
+    for file in ["stream", "job"] {
+        shop.apply_example(file).await?;
+    }
+    shop.kubectl(&["wait", JOB, "--for=condition=Complete", "job/orders-append"]).await?;
+    for (name, readiness) in
+        [("caught-up", "CaughtUp"), ("connected", "Connected"), ("local", "Local")]
+    {
+        let own = format!("dev/subscriptions: {name}\n");
+        let asks = format!(
+            "dev/subscriptions: orders-projector\n        pyramid.dev/readiness: {readiness}\n"
+        );
+        let consumer = example("consumer")?.replace("orders-projector", name);
+        ensure!(consumer.contains(&own), "the example has changed: {consumer}");
+        shop.apply(&consumer.replace(&own, &asks)).await?;
+    }
+    // Both in whole seconds of the one clock of the machine.
+    let made = async |object: &str| {
+        let column = "jsonpath={.metadata.creationTimestamp}";
+        shop.kubectl(&["get", object, "-o", column]).await
+    };
+    let ready_since = async |name: &str| {
+        let selector = format!("app={name}");
+        let time = "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].lastTransitionTime}";
+        shop.kubectl(&["get", "pods", "--selector", &selector, "-o", time]).await
+    };
+    let are_ready = async |ready: [&str; 3]| {
+        let column = "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}";
+        let mut found = Vec::new();
+        for name in ["local", "connected", "caught-up"] {
+            let selector = format!("app={name}");
+            found
+                .push(shop.kubectl(&["get", "pods", "--selector", &selector, "-o", column]).await?);
+        }
+        ensure!(found == ready, "ready: {found:?} instead of {ready:?}");
+        anyhow::Ok(())
+    };
+
+    shop.kubectl(&[&READY[..], &["deployment/local"]].concat()).await?;
+    are_ready(["True", "False", "False"]).await?;
+
+    shop.apply(&format!("{}  state: Paused\n", example("subscription")?)).await?;
+    let subscribed = made(PROJECTOR).await?;
+    shop.kubectl(&[&READY[..], &["deployment/connected"]].concat()).await?;
+    are_ready(["True", "True", "False"]).await?;
+    let since = ready_since("connected").await?;
+    ensure!(since >= subscribed, "connected at {since}, the Subscription is of {subscribed}");
+
+    shop.kubectl(&["create", "configmap", "goes-on"]).await?;
+    let active = r#"{"spec": {"state": "Active"}}"#;
+    shop.kubectl(&["patch", PROJECTOR, "--type=merge", "--patch", active]).await?;
+    shop.kubectl(&[&READY[..], &["deployment/caught-up"]].concat()).await?;
+    let orders = shop.check("deployment/caught-up").await?["orders"].clone();
+    ensure!(orders == 2, "ready with {orders} orders");
+    are_ready(["True", "True", "True"]).await?;
+    let (since, goes_on) = (ready_since("caught-up").await?, made("configmap/goes-on").await?);
+    ensure!(since >= goes_on, "caught up at {since}, though records came from {goes_on} on");
+    shop.leave().await
+}

@@ -2,14 +2,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use pyramid_e2e::cluster::{BUCKET, Cluster};
+use pyramid_e2e::cluster::{BUCKET, Cluster, ENDPOINT};
 
-use super::shop::{SOON, Shop, example};
+use super::numbers::Numbers;
+use super::shop::{PROJECTOR, SOON, Shop, example};
 
 /// Samples of objects of each kind.
 const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/samples");
+/// For so long a change is tried again that came between two of the operator's.
+const RETRIED: Duration = Duration::from_secs(10);
 /// How long a Job may take.
 const JOB: &str = "--timeout=120s";
 
@@ -46,6 +50,43 @@ pub(crate) async fn the_server_judges_every_sample_as_it_says_itself(
         ensure!(refused, "{}: {ended:?}", path.display());
     }
     Ok(())
+}
+
+/// The same for samples of changes, which it judges by what there is. Nothing comes of their Writers:
+/// none may be in such a namespace.
+pub(crate) async fn the_server_judges_every_sample_of_a_change_as_it_says_itself(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let shop = Shop::new(cluster, "changed-samples").await?;
+    let run = async |verb: &[&str], document: &str| {
+        let arguments = [&["--namespace", shop.namespace], verb, &["-f", "-"]].concat();
+        cluster.try_kubectl(&arguments, Some(document)).await
+    };
+    for path in [samples("accept-update")?, samples("reject-update")?].concat() {
+        let place = path.display();
+        let sample = fs::read_to_string(&path)?;
+        let (before, after) =
+            sample.split_once("---\n").with_context(|| format!("one document in {place}"))?;
+        let created = run(&["create"], before).await?;
+        ensure!(created.success, "{place}: {}", created.stderr);
+        let judged = async || {
+            let ended = run(&["replace", "--dry-run=server"], after).await?;
+            // The operator writes, too.
+            ensure!(!ended.stderr.contains("the object has been modified"), "{ended:?}");
+            match expected(&sample) {
+                None => ensure!(ended.success, "{place}: {}", ended.stderr),
+                Some(text) => {
+                    let refused = !ended.success && ended.stderr.contains(text);
+                    ensure!(refused, "{place}: {ended:?}");
+                }
+            }
+            Ok(true)
+        };
+        cluster.wait_for("the change is judged", RETRIED, judged).await?;
+        let deleted = run(&["delete", "--timeout=60s"], before).await?;
+        ensure!(deleted.success, "{place}: {}", deleted.stderr);
+    }
+    shop.leave().await
 }
 
 /// Nothing is made of values that the chart does not know.
@@ -119,6 +160,101 @@ pub(crate) async fn a_writer_of_three_replicas_is_answered_and_not_made(
     ensure!(!made.contains("three"), "{made}");
     shop.kubectl(&["delete", "writers.pyramid.dev", "three", "--timeout=60s"]).await?;
     Ok(())
+}
+
+/// A Writer that runs is told the same, and runs on as it was: with the same objects and Pod, and
+/// takes appends.
+pub(crate) async fn a_running_writer_that_is_to_have_more_replicas_runs_on_as_it_was(
+    cluster: &Cluster,
+) -> anyhow::Result<()> {
+    let system = Shop { cluster, namespace: "pyramid-system" };
+    let shop = Shop::new(cluster, "more-replicas").await?;
+    system
+        .apply(&format!(
+            "apiVersion: pyramid.dev/v1alpha1\n\
+             kind: Writer\n\
+             metadata: {{name: steady}}\n\
+             spec:\n  allowedStreams: {{from: All}}\n  storage: {{size: 1Gi}}\n  \
+             objectStorage:\n    bucket: {BUCKET}\n    endpoint: {ENDPOINT}\n    prefix: \
+             steady\n    credentialsSecretRef: {{name: bucket}}\n"
+        ))
+        .await?;
+    system.wait(&["--for=condition=Ready", STEADY]).await?;
+    let bound = "spec: {writerRef: {name: steady, namespace: pyramid-system}}\n";
+    shop.apply(&format!("{}{bound}", example("stream")?)).await?;
+    shop.apply_example("subscription").await?;
+    let kinds = ["streams.pyramid.dev/orders", "subscriptions.pyramid.dev/orders-projector"];
+    shop.wait(&["--for=condition=Ready", kinds[0], kinds[1]]).await?;
+    for file in ["consumer", "producer"] {
+        shop.apply_example(file).await?;
+    }
+    shop.received(20).await?;
+
+    let before = made_for_steady(&system).await?;
+    let ready = async || {
+        let column = [
+            "-o",
+            "jsonpath={.status.observedGeneration} {.metadata.generation} \
+                             {.status.conditions[?(@.type=='Ready')].status}/\
+                             {.status.conditions[?(@.type=='Ready')].reason}",
+        ];
+        let said = system.kubectl(&[&["get", STEADY], &column[..]].concat()).await?;
+        let mut words = said.split_whitespace().map(str::to_owned);
+        let [observed, generation, ready] = [words.next(), words.next(), words.next()];
+        ensure!(observed == generation, "not seen yet: {said}");
+        ready.with_context(|| said.clone())
+    };
+    let is_to_have = async |replicas: u8| {
+        let spec = format!(r#"{{"spec": {{"replicas": {replicas}}}}}"#);
+        system.kubectl(&["patch", STEADY, "--type=merge", "--patch", &spec]).await
+    };
+    for replicas in [3, 5] {
+        is_to_have(replicas).await?;
+        let answered = async || Ok(ready().await? == "False/ReplicasNotSupported");
+        cluster.wait_for("the Writer is answered", SOON, answered).await?;
+        shop.goes_on(20).await?;
+        let now = made_for_steady(&system).await?;
+        ensure!(now == before, "{replicas} replicas: {now:?} after {before:?}");
+    }
+    is_to_have(1).await?;
+    let well = async || Ok(ready().await?.starts_with("True/"));
+    cluster.wait_for("the Writer is ready again", SOON, well).await?;
+    shop.goes_on(20).await?;
+    let now = made_for_steady(&system).await?;
+    ensure!(now == before, "one replica: {now:?} after {before:?}");
+
+    let writer = Numbers { pod: "steady-writer-0", ..Numbers::of_default_writer(cluster) };
+    shop.kubectl(&["scale", "deployment/orders-producer", "--replicas=0"]).await?;
+    shop.wait(&["--for=delete", "pod", "--selector=app=orders-producer"]).await?;
+    let appended = writer.sum("pyramid_writer_stream_next_offset", &[]).await?;
+    shop.wait_complete(PROJECTOR, "orders", appended).await?;
+    cluster.kubectl(&["delete", "namespace", shop.namespace, "--timeout=120s"]).await?;
+    system.kubectl(&["delete", STEADY, "--timeout=90s"]).await?;
+    system.kubectl(&["delete", "pvc", "data-steady-writer-0", "--timeout=60s"]).await?;
+    Ok(())
+}
+
+/// The Writer of its own.
+const STEADY: &str = "writers.pyramid.dev/steady";
+
+/// What is made for it, each object with what shows a change, and how often its Pod was restarted.
+async fn made_for_steady(system: &Shop<'_>) -> anyhow::Result<String> {
+    let kinds = "statefulsets,services,serviceaccounts,pvc,pods";
+    let columns = "jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.uid} \
+                   {.metadata.generation} {.status.containerStatuses[*].restartCount}\n{end}";
+    // They have no generation, and nobody writes a status into them.
+    let versions = "jsonpath={range .items[*]}{.kind} {.metadata.name} {.metadata.uid} \
+                    {.metadata.resourceVersion}\n{end}";
+    let mut all = system.kubectl(&["get", kinds, "-o", columns]).await?;
+    all += &system.kubectl(&["get", "secrets", "-o", versions]).await?;
+    let of_steady = |line: &&str| line.contains("steady-writer");
+    let made: Vec<&str> = all.lines().filter(of_steady).collect();
+    for kind in
+        ["StatefulSet", "Service", "ServiceAccount", "PersistentVolumeClaim", "Pod", "Secret"]
+    {
+        ensure!(made.iter().any(|line| line.starts_with(&format!("{kind} "))), "{kind}: {made:?}");
+    }
+    Ok(made.join("\n"))
 }
 
 /// Two Jobs that differ in their service account; one is among the Stream's appenders.
