@@ -121,7 +121,6 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         deletion::a_retained_stream_made_again_is_the_same_stream,
         deletion::a_writer_made_again_adopts_its_volume,
         deletion::a_writer_with_delete_goes_with_its_volume,
-        delivery::another_pod_of_an_exclusive_subscription_takes_over,
         delivery::each_pod_of_a_broadcast_subscription_gets_all,
         delivery::two_subscriptions_of_one_pod_have_a_port_each,
         delivery::a_subscription_by_labels_gets_ten_streams_and_one_that_comes_later,
@@ -152,6 +151,8 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
     let alone = scenarios!(
         &cluster,
         webhook::a_foreign_root_in_the_configuration_is_replaced,
+        // It looks at the clock.
+        delivery::another_pod_of_an_exclusive_subscription_takes_over,
         outage::without_operators_delivery_goes_on_and_only_annotated_pods_wait,
         deletion::a_namespace_deleted_without_operators_goes_when_they_are_back,
         faults::appends_go_on_after_the_writers_pod_was_deleted_twice,
