@@ -9,7 +9,7 @@ use pyramid_protocol::net::{self, TcpConnect};
 use pyramid_protocol::pb::v1::issuer_client::IssuerClient;
 use pyramid_protocol::pb::v1::{IssueRequest, Refusal};
 use pyramid_protocol::{Clock, SpiffeId, SystemClock};
-use pyramid_tls::authority::Issued;
+use pyramid_tls::authority::{BACKDATED, Issued};
 use pyramid_tls::{connect_without_identity, write_directory};
 use rcgen::string::Ia5String;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
@@ -107,7 +107,7 @@ fn fields(certificate_pem: &str) -> anyhow::Result<Value> {
     }
     let purposes = leaf.extended_key_usage()?.context("purposes")?.value;
     let validity = leaf.validity();
-    let life = validity.not_after.timestamp() - validity.not_before.timestamp();
+    let begin = validity.not_before.timestamp() + i64::try_from(BACKDATED.as_secs())?;
     Ok(json!({
         "uris": uris,
         "other_names": others,
@@ -115,6 +115,6 @@ fn fields(certificate_pem: &str) -> anyhow::Result<Value> {
         "is_authority": leaf.is_ca(),
         "for_servers": purposes.server_auth,
         "for_clients": purposes.client_auth,
-        "life_hours": life / 3600,
+        "life_seconds": validity.not_after.timestamp() - begin,
     }))
 }

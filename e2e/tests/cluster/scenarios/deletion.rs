@@ -57,15 +57,20 @@ pub(crate) async fn a_stream_with_delete_goes_with_its_records(
     shop.leave().await
 }
 
-/// What waits for the operator goes once there is one.
+/// What waits for the operator goes once there is one. A namespace that goes is not held up by its
+/// records, whatever the Stream says: they stay, and the next Stream of the name has them, with
+/// which they go.
 pub(crate) async fn a_namespace_deleted_without_operators_goes_when_they_are_back(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
     let shop = Shop::new(cluster, "deleted").await?;
-    shop.apply(&format!("{}spec: {{deletionPolicy: Delete}}\n", example("stream")?)).await?;
+    let stream = format!("{}spec: {{deletionPolicy: Delete}}\n", example("stream")?);
+    shop.apply(&stream).await?;
     shop.apply_example("subscription").await?;
     let kinds = ["streams.pyramid.dev/orders", "subscriptions.pyramid.dev/orders-projector"];
     shop.wait(&["--for=condition=Ready", kinds[0], kinds[1]]).await?;
+    let count = shop.fills_two_chunks().await?;
+    let (id, chunks) = (shop.stream_id().await?, shop.objects(".pyc").await?);
     scale_operator(cluster, 0).await?;
     cluster.kubectl(&["delete", "namespace", shop.namespace, "--wait=false"]).await?;
     let reason = "jsonpath={.status.conditions[?(@.type=='NamespaceFinalizersRemaining')].status}";
@@ -75,7 +80,19 @@ pub(crate) async fn a_namespace_deleted_without_operators_goes_when_they_are_bac
     scale_operator(cluster, 2).await?;
     let gone = ["wait", "--for=delete", "namespace", shop.namespace, "--timeout=120s"];
     cluster.kubectl(&gone).await?;
-    Ok(())
+
+    ensure!(shop.appended().await? == count, "{} of {count} records", shop.appended().await?);
+    let shop = Shop::new(cluster, shop.namespace).await?;
+    shop.apply(&stream).await?;
+    shop.wait(&["--for=condition=Ready", kinds[0]]).await?;
+    ensure!(shop.stream_id().await? == id, "another stream than {id}");
+    let left = shop.objects(".pyc").await?;
+    let has_all = chunks.iter().all(|chunk| left.contains(chunk));
+    ensure!(has_all && shop.appended().await? == count, "{left:?} are left of {chunks:?}");
+    shop.kubectl(&[&["delete", "--timeout=120s"], &STREAM[..]].concat()).await?;
+    let left = objects_of(cluster, id, "").await?;
+    ensure!(left.is_empty(), "{left:?} are left of {chunks:?}");
+    shop.leave().await
 }
 
 /// A Writer of its own; its volume and its log outlive it.

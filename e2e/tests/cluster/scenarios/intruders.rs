@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use pyramid_e2e::cluster::Cluster;
 use serde_json::{Value, json};
 
+use super::certificates::POD_LIFE_SECONDS;
 use super::numbers::Numbers;
 use super::shop::{SOON, Shop, example};
 
@@ -241,7 +242,7 @@ pub(crate) async fn the_issuer_believes_good_tokens_only_and_no_request(
 
     let good = till.token("till", ISSUER, &[]).await?;
     let granted = till.shows(&good, &[]).await?;
-    ensure!(granted["done"]["life_hours"] == 1, "{granted}");
+    ensure!(granted["done"]["life_seconds"] == 3600, "{granted}");
     let elsewhere = till.token("till", "https://kubernetes.default.svc", &[]).await?;
     let unnamed = till.token("nobody", ISSUER, &[]).await?;
     let cut = good.trim().rsplit_once('.').context("a signature")?.0;
@@ -267,7 +268,7 @@ pub(crate) async fn the_issuer_believes_good_tokens_only_and_no_request(
         "is_authority": false,
         "for_servers": false,
         "for_clients": true,
-        "life_hours": 24,
+        "life_seconds": POD_LIFE_SECONDS,
     }});
     let anothers = format!("--uri={trust_domain}/ns/issuing/sa/till");
     let host = "--dns=pyramid-operator.pyramid-system.svc";
@@ -278,7 +279,7 @@ pub(crate) async fn the_issuer_believes_good_tokens_only_and_no_request(
 
     let of_gone = till.bound_token("gone").await?;
     let granted = till.shows(&of_gone, &[]).await?;
-    ensure!(granted["done"]["life_hours"] == 24, "{granted}");
+    ensure!(granted["done"]["life_seconds"] == POD_LIFE_SECONDS, "{granted}");
     shop.kubectl(&["delete", "pod", "gone", "--grace-period=0", "--force"]).await?;
     let answer = till.shows(&of_gone, &[]).await?;
     ensure!(reason(&answer) == "DENIED", "{answer}");

@@ -23,6 +23,11 @@ impl<'a> Numbers<'a> {
         Self { cluster, namespace, pod, port: 7411 }
     }
 
+    /// Of one operator.
+    pub(crate) fn of_operator(cluster: &'a Cluster, pod: &'a str) -> Self {
+        Self { cluster, namespace: "pyramid-system", pod, port: 8444 }
+    }
+
     /// The sum over all operators.
     pub(crate) async fn of_operators(
         cluster: &'a Cluster,
@@ -31,8 +36,7 @@ impl<'a> Numbers<'a> {
     ) -> anyhow::Result<u64> {
         let mut sum = 0;
         for pod in operators(cluster).await? {
-            let operator = Numbers { cluster, namespace: "pyramid-system", pod: &pod, port: 8444 };
-            sum += operator.sum(name, labels).await?;
+            sum += Numbers::of_operator(cluster, &pod).sum(name, labels).await?;
         }
         Ok(sum)
     }
@@ -40,16 +44,27 @@ impl<'a> Numbers<'a> {
     /// The sum of all series of this name that have all of these labels, each as `name="value"`;
     /// 0 if there is none.
     pub(crate) async fn sum(&self, name: &str, labels: &[&str]) -> anyhow::Result<u64> {
+        sum(&self.text().await?, name, labels)
+    }
+
+    /// The one series of this name, which has no labels.
+    pub(crate) async fn gauge(&self, name: &str) -> anyhow::Result<f64> {
+        let text = self.text().await?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.with_context(|| format!("{self:?} does not tell {name}"))?.parse()?)
+    }
+
+    async fn text(&self) -> anyhow::Result<String> {
         let Self { cluster, namespace, pod, port } = self;
         let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/metrics");
         let text = cluster.kubectl(&["get", "--raw", &path]).await?;
         ensure!(text.contains("# TYPE "), "{path} has no metrics: {text:?}");
-        sum(&text, name, labels)
+        Ok(text)
     }
 }
 
 /// The names of the operators' Pods.
-async fn operators(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+pub(crate) async fn operators(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
     let label = "app.kubernetes.io/name=pyramid-operator";
     let get = ["get", "pods", "-n", "pyramid-system", "-l", label, "-o"];
     let names = "jsonpath={.items[*].metadata.name}";

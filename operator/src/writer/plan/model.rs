@@ -101,6 +101,75 @@ fn a_new_writer_comes_up_in_this_order() {
     assert_eq!(world.bootstrapped.len(), 1);
 }
 
+/// When the operator dies: right before a step has its effect, or right after.
+#[derive(Clone, Copy, Debug)]
+enum Death {
+    Before,
+    After,
+}
+
+/// A new Writer after so many steps of the operator, with the controllers of the cluster going on
+/// whenever it waits. `None` if that Writer is stable before.
+fn alive_for(steps: usize) -> Option<World> {
+    let mut world = World::default();
+    world.happen(Event::CreateWriter);
+    for _ in 0..steps {
+        match world.operate(None) {
+            Some(Step::Wait(_)) => world.happen(Event::Controllers),
+            Some(Step::Stable) => return None,
+            Some(_) => {}
+            None => unreachable!("nobody deletes it"),
+        }
+    }
+    Some(world)
+}
+
+/// It dies at each step of the way, and its successor comes at once, or finds that the cluster has
+/// gone on without it.
+#[test]
+fn wherever_the_operator_dies_one_cluster_is_founded() {
+    let lives = (0..).map_while(|steps| Some((steps, alive_for(steps)?)));
+    let mut died_at = Vec::new();
+    for (steps, world) in lives {
+        died_at.extend(world.observe().map(|seen| plan(&seen)));
+        for (death, is_late) in
+            [Death::Before, Death::After].into_iter().flat_map(|d| [(d, false), (d, true)])
+        {
+            let mut world = world.clone();
+            match death {
+                Death::Before => {}
+                Death::After => drop(world.operate(None)),
+            }
+            world.happen(Event::Crash);
+            if is_late {
+                world.happen(Event::Controllers);
+            }
+            let named = world.observe().and_then(|seen| seen.cluster_id);
+            let what = format!("{death:?} step {steps}, late: {is_late}");
+            assert_eq!(world.rest(), Some(Step::Stable), "{what}: {:?}", world.done);
+            let seen = world.observe().expect("there is a Writer");
+            let cluster_id = seen.cluster_id.expect("it has a name");
+            assert_eq!(named.unwrap_or(cluster_id), cluster_id, "{what}: {:?}", world.done);
+            assert_eq!(
+                world.bootstrapped,
+                [cluster_id.to_string()].into(),
+                "{what}: {:?}",
+                world.done
+            );
+            let claim = seen.claim.expect("it has a volume");
+            assert_eq!(claim.stamp, Some(cluster_id.to_string()), "{what}: {:?}", world.done);
+            let member = MemberSeen { node_id: 1, volume_uid: Some(claim.uid) };
+            assert_eq!(seen.member, Some(member), "{what}: {:?}", world.done);
+        }
+    }
+    let died_at: Vec<_> = died_at.iter().map(|step| format!("{step:?}")).collect();
+    for step in
+        ["NameCluster", "CreateKek", "ApplyChildren", "Bootstrap", "StampClaim", "RecordMember"]
+    {
+        assert!(died_at.iter().any(|died| died.starts_with(step)), "{step}: {died_at:?}");
+    }
+}
+
 /// A volume that was never marked cannot hide that its key is gone.
 #[test]
 fn a_lost_key_of_a_kept_volume_is_never_replaced() {

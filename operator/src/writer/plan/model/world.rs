@@ -226,8 +226,9 @@ impl World {
             Step::Stable => {
                 let id = seen.cluster_id.expect("a name").to_string();
                 assert_eq!(self.founded.get(&id).copied(), self.kek, "another key: {done:?}");
-                let Some(Some(data)) = self.claim.as_ref().map(|claim| claim.data) else { return };
-                assert_eq!(data.to_string(), id, "another cluster: {done:?}");
+                let data = self.claim.as_ref().and_then(|claim| claim.data);
+                let data = data.map(|cluster_id| cluster_id.to_string());
+                assert_eq!(data, Some(id), "no data, or another cluster's: {done:?}");
             }
             Step::Stop(_)
             | Step::Wait(_)
