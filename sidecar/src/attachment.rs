@@ -163,6 +163,12 @@ impl Attachment {
                     if let Err(refusal) = taken {
                         return Ended::Refused(refusal);
                     }
+                    // Leases last from our last word on, and a stream may be idle for long; who stands
+                    // by is given none either if nothing was heard of it.
+                    if self.is_exclusive() {
+                        reported = self.report(&requests, reported).unwrap_or(0);
+                        report_at = Instant::now() + REPORT_PAUSE;
+                    }
                 }
                 _ = everything.tick() => reported = self.report(&requests, 0).unwrap_or(0),
                 _ = looks.tick(), if self.tls.is_some() => if self.bundle() != bundle {
@@ -192,6 +198,11 @@ impl Attachment {
         self.board.told(&self.subscription, number);
         let heard_at = Instant::now();
         self.assignment.send_replace(Some(Assigned { number, assignment, heard_at }));
+    }
+
+    fn is_exclusive(&self) -> bool {
+        let assigned = self.assignment.borrow();
+        assigned.as_ref().is_some_and(|one| one.assignment.mode() == pb::DeliveryMode::Exclusive)
     }
 
     /// Takes what the Writer says.

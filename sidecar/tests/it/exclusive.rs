@@ -5,6 +5,7 @@ use std::time::Duration;
 use pyramid_protocol::pb::v1::{self as pb, DeliveryMode, PushState};
 use pyramid_sidecar::Config;
 use pyramid_sidecar::health::Readiness;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::fake_application::{FakeApplication, Mood};
@@ -40,6 +41,28 @@ async fn without_a_lease_a_pusher_stands_by_and_asks_nothing() {
     lease(&writer, Some(LONG_MS));
     application.wait_for_values("a", &writer.values("a")).await;
     application.check();
+    pusher.stop().await;
+}
+
+/// A Writer gives leases to those whom it has heard in the last three seconds.
+#[tokio::test]
+async fn each_assignment_is_answered_though_there_is_nothing_to_report() {
+    let (writer, application) = (writer_with_a().await, FakeApplication::start().await);
+    lease(&writer, None);
+    let pusher = Pusher::start(&writer, &application).await;
+    reported(&writer, "a", PushState::Standby).await;
+    let answered = async {
+        for lease_ms in 1..=5 {
+            let before = writer.look(|state| state.words);
+            // Something has to differ, or the Writer says nothing.
+            writer.change_assignment("s", |assignment| {
+                assignment.streams.iter_mut().for_each(|stream| stream.lease_ms = lease_ms);
+            });
+            writer.wait_for("an answer", |state| state.words > before).await;
+        }
+    };
+    // Everything is reported again after ten seconds, once.
+    timeout(Duration::from_secs(8), answered).await.expect("it is quiet");
     pusher.stop().await;
 }
 

@@ -66,6 +66,8 @@ pub(crate) struct State {
     pub(crate) assignments: BTreeMap<String, pb::Assignment>,
     /// The newest report on each stream of each subscription.
     pub(crate) reports: BTreeMap<(String, String), pb::StreamReport>,
+    /// How many messages with reports came, empty ones too.
+    pub(crate) words: u64,
     /// All calls are answered with `NOT_LEADER` and this address.
     pub(crate) leader: Option<String>,
     /// The next appends are refused so.

@@ -456,6 +456,7 @@ impl Attached {
                         message: Some(pb::attach_request::Message::Report(report)),
                     })) = request else { return None };
                     self.shared.change(|state| {
+                        state.words += 1;
                         for report in report.streams {
                             let place = (self.subscription.clone(), report.stream.clone());
                             state.reports.insert(place, report);
