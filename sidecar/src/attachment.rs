@@ -156,11 +156,8 @@ impl Attachment {
                     return Ended::Stopped;
                 }
                 message = messages.message() => {
-                    let taken = match message {
-                        Ok(message) => self.take(message),
-                        Err(status) => Err(Refusal::from_status(&status)),
-                    };
-                    if let Err(refusal) = taken {
+                    let message = message.map_err(|status| Refusal::from_status(&status));
+                    if let Err(refusal) = message.and_then(|message| self.take(message)) {
                         return Ended::Refused(refusal);
                     }
                     // Leases last from our last word on, and a stream may be idle for long; who stands

@@ -29,7 +29,10 @@ impl Cluster {
 /// The ids of a Pod's containers, as containerd knows them.
 fn containers(pod: &Value) -> Vec<String> {
     let lists = ["initContainerStatuses", "containerStatuses"];
-    let states = lists.iter().filter_map(|list| pod["status"][list].as_array()).flatten();
+    let states = lists
+        .iter()
+        .filter_map(|list| pod.pointer(&format!("/status/{list}"))?.as_array())
+        .flatten();
     let ids = states.filter_map(|state| state["containerID"].as_str());
     ids.filter_map(|id| id.strip_prefix("containerd://")).map(str::to_owned).collect()
 }
