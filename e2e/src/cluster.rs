@@ -20,6 +20,7 @@ mod api_server;
 mod calls;
 mod certificates;
 mod cgroup;
+mod chart;
 mod command;
 mod control_plane;
 mod dns;
@@ -46,6 +47,7 @@ use futures::future::try_join_all;
 
 pub use self::api_server::ApiServer;
 pub use self::calls::Call;
+pub use self::chart::{INSTALL, PREPARE};
 pub use self::grants::Grant;
 pub use self::kubectl::Ended;
 pub use self::layout::{NODES, node_name};

@@ -20,17 +20,6 @@ use serde_json::Value;
 use crate::cluster::Cluster;
 use crate::process::tell;
 
-/// The chart, as the quickstart installs it.
-pub const INSTALL: &str = r#"
-kubectl create namespace pyramid-system
-kubectl --namespace pyramid-system create secret generic bucket \
-  --from-literal=accessKeyId="$S3_ACCESS_KEY" --from-literal=secretAccessKey="$S3_SECRET_KEY"
-helm install pyramid helm/pyramid --namespace pyramid-system --wait \
-  --set defaultWriter.spec.objectStorage.bucket="$S3_BUCKET" \
-  --set defaultWriter.spec.objectStorage.endpoint="$S3_ENDPOINT" \
-  --set defaultWriter.spec.objectStorage.credentialsSecretRef.name=bucket
-"#;
-
 /// Where the operator runs.
 const SYSTEM: &str = "pyramid-system";
 /// Pods of the operator.

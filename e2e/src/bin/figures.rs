@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use pyramid_e2e::cluster::Cluster;
-use pyramid_e2e::figures::{self, INSTALL, Settings};
+use pyramid_e2e::cluster::{Cluster, INSTALL, PREPARE};
+use pyramid_e2e::figures::{self, Settings};
 use pyramid_e2e::process::{Folder, tell};
 
 /// Take the figures of Pyramid on a cluster.
@@ -60,7 +60,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Some(state) => Cluster::open(state)?,
         None => {
             let cluster = Cluster::start(&folder.join("cluster")).await?;
-            cluster.shell(INSTALL).await?;
+            cluster.shell(&format!("{PREPARE}{INSTALL}")).await?;
             cluster
         }
     };

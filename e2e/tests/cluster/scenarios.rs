@@ -33,31 +33,23 @@ use anyhow::ensure;
 use futures::future::LocalBoxFuture;
 use futures::stream;
 use futures::{FutureExt, StreamExt};
-use pyramid_e2e::cluster::Cluster;
+use pyramid_e2e::cluster::{Cluster, INSTALL, PREPARE};
 use pyramid_e2e::process::{Folder, tell};
 
 /// Where the chart is installed.
 const SYSTEM: &str = "pyramid-system";
 
-/// What the chart needs.
-const PREPARE: &str = r#"
-kubectl create namespace pyramid-system
-kubectl --namespace pyramid-system create secret generic bucket \
-  --from-literal=accessKeyId="$S3_ACCESS_KEY" --from-literal=secretAccessKey="$S3_SECRET_KEY"
-"#;
+/// The values of the chart that differ from the quickstart's: the chunks of deleted Streams go soon,
+/// and certificates live for minutes. The shortest life is long enough for the scenarios without
+/// operators: a Pod's has two minutes left when it is renewed at the latest. Operators and Writers
+/// reckon with the five minutes by which each is dated back, and renew after 90 s and 180 s.
+const VALUES: &str = "--set waits.chunkUrlSeconds=5 --set pki.writerLifeSeconds=420 \
+                      --set pki.operatorLifeSeconds=480 --set pki.podLifeSeconds=360";
 
-/// The chart, as the quickstart installs it, but for the chunks of deleted Streams, which go soon,
-/// and the lives of certificates. The shortest is long enough for the scenarios without operators:
-/// a Pod's has two minutes left when it is renewed at the latest. Operators and Writers reckon with
-/// the five minutes by which each is dated back, and renew after 90 s and 180 s.
-pub(crate) const INSTALL: &str = r#"
-helm install pyramid helm/pyramid --namespace pyramid-system --wait \
-  --set defaultWriter.spec.objectStorage.bucket="$S3_BUCKET" \
-  --set defaultWriter.spec.objectStorage.endpoint="$S3_ENDPOINT" \
-  --set defaultWriter.spec.objectStorage.credentialsSecretRef.name=bucket \
-  --set waits.chunkUrlSeconds=5 \
-  --set pki.writerLifeSeconds=420 --set pki.operatorLifeSeconds=480 --set pki.podLifeSeconds=360
-"#;
+/// The command that installs the chart with [`VALUES`].
+pub(crate) fn install() -> String {
+    format!("{INSTALL} {VALUES}\n")
+}
 
 /// Scenarios that run side by side. Each has a namespace of its own; more of them would only wait
 /// for the machine. The first waits for certificates nearly all the time.
@@ -113,7 +105,7 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         Some(state) => Cluster::open(Path::new(&state)).unwrap(),
         None => {
             let cluster = Cluster::start(&folder.join("cluster")).await.unwrap();
-            cluster.shell(&format!("{PREPARE}{INSTALL}")).await.unwrap();
+            cluster.shell(&format!("{PREPARE}{}", install())).await.unwrap();
             cluster
         }
     };

@@ -69,6 +69,21 @@ fn acquire_all(world: &Arc<World>, wires: &[(&'static str, Wire)]) -> JoinSet<Le
     tasks
 }
 
+/// Each acquires as soon as all have seen what there is; the first who does, and the others.
+async fn race(world: &Arc<World>, identities: &[&'static str]) -> (Leader, JoinSet<Leader>) {
+    let together = Arc::new(Barrier::new(identities.len()));
+    let wires: Vec<_> = identities.iter().map(|identity| (*identity, world.wire())).collect();
+    for (_, wire) in &wires {
+        wire.be(Way::Together(Arc::clone(&together)));
+    }
+    let mut tasks = acquire_all(world, &wires);
+    let first = next(&mut tasks).await;
+    for (_, wire) in &wires {
+        wire.be(Way::Open);
+    }
+    (first, tasks)
+}
+
 struct Leader {
     identity: &'static str,
     leadership: Leadership,
@@ -105,17 +120,7 @@ async fn the_first_candidate_makes_the_lease() {
 #[tokio::test]
 async fn of_several_that_make_the_lease_at_once_one_leads_and_each_later_one_has_a_larger_token() {
     let world = Arc::new(World::new("lease-at-once").await);
-    // All have seen that there is none before the first one writes.
-    let together = Arc::new(Barrier::new(3));
-    let wires = ["a", "b", "c"].map(|identity| (identity, world.wire()));
-    for (_, wire) in &wires {
-        wire.be(Way::Together(Arc::clone(&together)));
-    }
-    let mut tasks = acquire_all(&world, &wires);
-    let mut first = next(&mut tasks).await;
-    for (_, wire) in &wires {
-        wire.be(Way::Open);
-    }
+    let (mut first, mut tasks) = race(&world, &["a", "b", "c"]).await;
     assert_eq!(held(&world).await, by(first.identity, 1));
     keeps(&mut first.leadership, LONG).await;
     assert!(tasks.try_join_next().is_none(), "two lead");
@@ -135,16 +140,7 @@ async fn of_two_that_take_a_free_lease_at_once_one_leads() {
     let world = Arc::new(World::new("lease-free").await);
     acquire(&world, &world.wire(), "a").await.release().await;
     assert_eq!(held(&world).await, (None, Some(1)));
-    let together = Arc::new(Barrier::new(2));
-    let wires = ["b", "c"].map(|identity| (identity, world.wire()));
-    for (_, wire) in &wires {
-        wire.be(Way::Together(Arc::clone(&together)));
-    }
-    let mut tasks = acquire_all(&world, &wires);
-    let mut first = next(&mut tasks).await;
-    for (_, wire) in &wires {
-        wire.be(Way::Open);
-    }
+    let (mut first, mut tasks) = race(&world, &["b", "c"]).await;
     assert_eq!((first.leadership.transitions(), held(&world).await), (2, by(first.identity, 2)));
     keeps(&mut first.leadership, LONG).await;
     assert!(tasks.try_join_next().is_none(), "two lead");

@@ -11,7 +11,7 @@ use super::shop::{PROJECTOR, Shop};
 
 /// How long the Pods' certificates live. Unit: seconds.
 pub(crate) const POD_LIFE_SECONDS: u32 = 360;
-/// All are renewed within this time, as `INSTALL` has their lives: the Writer's last, after 180 s
+/// All are renewed within this time, as `VALUES` has their lives: the Writer's last, after 180 s
 /// and the half minute in which the operator looks at it again.
 const RENEWED: Duration = Duration::from_secs(360);
 /// Between two looks; more of them would only take the machine from others.

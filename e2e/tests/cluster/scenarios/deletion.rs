@@ -4,7 +4,7 @@ use anyhow::ensure;
 use pyramid_e2e::cluster::{BUCKET, Cluster, ENDPOINT};
 
 use super::outage::scale_operator;
-use super::shop::{SOON, Shop, example, objects as objects_of};
+use super::shop::{SOON, Shop, example, objects as objects_of, own_writer};
 
 const STREAM: [&str; 2] = ["streams.pyramid.dev", "orders"];
 /// How long a Job may take. It is tried again while its stream is new.
@@ -98,14 +98,7 @@ pub(crate) async fn a_namespace_deleted_without_operators_goes_when_they_are_bac
 /// A Writer of its own; its volume and its log outlive it.
 pub(crate) async fn a_writer_made_again_adopts_its_volume(cluster: &Cluster) -> anyhow::Result<()> {
     let system = Shop { cluster, namespace: "pyramid-system" };
-    let writer = format!(
-        "apiVersion: pyramid.dev/v1alpha1\n\
-         kind: Writer\n\
-         metadata: {{name: again}}\n\
-         spec:\n  allowedStreams: {{from: All}}\n  storage: {{size: 1Gi}}\n  objectStorage:\n    \
-         bucket: {BUCKET}\n    endpoint: {ENDPOINT}\n    prefix: again\n    \
-         credentialsSecretRef: {{name: bucket}}\n"
-    );
+    let writer = own_writer("again");
     let shop = Shop::new(cluster, "adopted").await?;
     system.apply(&writer).await?;
     let bound = "spec: {writerRef: {name: again, namespace: pyramid-system}}\n";

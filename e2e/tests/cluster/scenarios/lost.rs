@@ -1,11 +1,11 @@
 //! A volume that is gone, and comes back.
 
 use anyhow::{Context, ensure};
-use pyramid_e2e::cluster::{BUCKET, Cluster, ENDPOINT};
+use pyramid_e2e::cluster::Cluster;
 use serde_json::{Value, json};
 
 use super::numbers::Numbers;
-use super::shop::{PROJECTOR, SOON, Shop, example};
+use super::shop::{PROJECTOR, SOON, Shop, example, own_writer};
 
 /// A Writer of its own, with one claim.
 const WRITER: [&str; 2] = ["writers.pyramid.dev", "lost"];
@@ -74,16 +74,7 @@ pub(crate) async fn an_empty_volume_is_told_of_and_founds_nothing_until_the_righ
 ) -> anyhow::Result<()> {
     let system = &Shop { cluster, namespace: "pyramid-system" };
     let victim = Victim { system };
-    system
-        .apply(&format!(
-            "apiVersion: pyramid.dev/v1alpha1\n\
-             kind: Writer\n\
-             metadata: {{name: lost}}\n\
-             spec:\n  allowedStreams: {{from: All}}\n  storage: {{size: 1Gi}}\n  objectStorage:\n    \
-             bucket: {BUCKET}\n    endpoint: {ENDPOINT}\n    prefix: lost\n    \
-             credentialsSecretRef: {{name: bucket}}\n"
-        ))
-        .await?;
+    system.apply(&own_writer("lost")).await?;
     let shop = Shop::new(cluster, "volume-lost").await?;
     let bound = "spec: {writerRef: {name: lost, namespace: pyramid-system}}\n";
     shop.apply(&format!("{}{bound}", example("stream")?)).await?;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use pyramid_e2e::cluster::{BUCKET, Cluster, ENDPOINT};
+use pyramid_e2e::cluster::{BUCKET, Cluster};
 
 use super::numbers::Numbers;
-use super::shop::{PROJECTOR, SOON, Shop, example};
+use super::shop::{PROJECTOR, SOON, Shop, example, own_writer};
 
 /// Samples of objects of each kind.
 const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/samples");
@@ -169,16 +169,7 @@ pub(crate) async fn a_running_writer_that_is_to_have_more_replicas_runs_on_as_it
 ) -> anyhow::Result<()> {
     let system = Shop { cluster, namespace: "pyramid-system" };
     let shop = Shop::new(cluster, "more-replicas").await?;
-    system
-        .apply(&format!(
-            "apiVersion: pyramid.dev/v1alpha1\n\
-             kind: Writer\n\
-             metadata: {{name: steady}}\n\
-             spec:\n  allowedStreams: {{from: All}}\n  storage: {{size: 1Gi}}\n  \
-             objectStorage:\n    bucket: {BUCKET}\n    endpoint: {ENDPOINT}\n    prefix: \
-             steady\n    credentialsSecretRef: {{name: bucket}}\n"
-        ))
-        .await?;
+    system.apply(&own_writer("steady")).await?;
     system.wait(&["--for=condition=Ready", STEADY]).await?;
     let bound = "spec: {writerRef: {name: steady, namespace: pyramid-system}}\n";
     shop.apply(&format!("{}{bound}", example("stream")?)).await?;

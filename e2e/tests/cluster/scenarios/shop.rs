@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use pyramid_e2e::cluster::Cluster;
+use pyramid_e2e::cluster::{BUCKET, Cluster, ENDPOINT};
 use serde_json::Value;
 
 use super::numbers::Numbers;
@@ -19,6 +19,18 @@ pub(crate) const SOON: Duration = Duration::from_secs(90);
 pub(crate) struct Shop<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) namespace: &'static str,
+}
+
+/// A Writer of a scenario's own, for the Streams of every namespace, with a part of the bucket.
+pub(crate) fn own_writer(name: &str) -> String {
+    format!(
+        "apiVersion: pyramid.dev/v1alpha1\n\
+         kind: Writer\n\
+         metadata: {{name: {name}}}\n\
+         spec:\n  allowedStreams: {{from: All}}\n  storage: {{size: 1Gi}}\n  objectStorage:\n    \
+         bucket: {BUCKET}\n    endpoint: {ENDPOINT}\n    prefix: {name}\n    \
+         credentialsSecretRef: {{name: bucket}}\n"
+    )
 }
 
 impl<'a> Shop<'a> {

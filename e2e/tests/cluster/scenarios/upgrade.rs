@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use pyramid_e2e::cluster::Cluster;
 
-use super::INSTALL;
+use super::install;
 use super::shop::{PROJECTOR, SOON, Shop};
 
 /// The programs of the chart.
@@ -84,7 +84,7 @@ pub(crate) async fn uninstalled_and_installed_again_all_goes_on(
     let left = system.kubectl(&["get", "deployments", "-o", "name"]).await?;
     ensure!(left.is_empty(), "{left} is left");
     shop.goes_on(50).await?;
-    cluster.shell(INSTALL).await?;
+    cluster.shell(&install()).await?;
     writer_runs(&system, "0.1.0").await?;
     shop.goes_on(50).await?;
     let another = "apiVersion: pyramid.dev/v1alpha1\nkind: Stream\nmetadata: {name: another}\n";
