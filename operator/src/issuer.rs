@@ -142,7 +142,9 @@ impl Error {
             | Self::NotNamed { .. } => Refusal::new(Reason::Denied, text),
             Self::Request(_) => Refusal::new(Reason::Invalid, text),
             Self::Limited { after } => {
-                let after_ms = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+                // Upwards: 0 would say that there is nothing to wait for.
+                let after_ms = after.as_nanos().div_ceil(1_000_000);
+                let after_ms = u32::try_from(after_ms).unwrap_or(u32::MAX);
                 Refusal::new(Reason::ResourceExhausted, text).with_retry_after_ms(after_ms)
             }
             Self::Api { .. } | Self::Authority(_) | Self::NotReady => {

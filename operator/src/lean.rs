@@ -9,7 +9,7 @@ use kube::runtime::watcher;
 
 /// Objects in one page of a listing. A page is decoded as a whole before any of its objects is made
 /// lean, so it decides how much memory a watch takes while it begins.
-const PAGE_LEN: u32 = 100;
+pub(crate) const PAGE_LEN: u32 = 100;
 /// Where `kubectl apply` keeps what it was told last.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 

@@ -158,3 +158,11 @@ fn a_refusal_says_whether_to_come_back_and_when() {
         assert_eq!(refusal.message, error.to_string());
     }
 }
+
+#[test]
+fn who_is_to_wait_for_less_than_a_millisecond_is_told_a_whole_one() {
+    for (after_ns, told_ms) in [(1, 1), (1_000_000, 1), (1_000_001, 2)] {
+        let error = Error::Limited { after: Duration::from_nanos(after_ns) };
+        assert_eq!(error.refusal().retry_after_ms, told_ms, "{after_ns} ns");
+    }
+}

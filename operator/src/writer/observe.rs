@@ -33,9 +33,7 @@ use super::quantity;
 use crate::admin;
 use crate::context::Context;
 use crate::kinds::writers::WriterName;
-
-/// Streams that one request lists.
-const PAGE_OBJECTS: u32 = 100;
+use crate::lean::PAGE_LEN;
 
 /// What one pass of the controller has done so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -185,9 +183,8 @@ impl Reader<'_> {
     /// How many Streams of all namespaces name this Writer.
     async fn streams(&self, writer: &str) -> Result<usize, Error> {
         let api = Api::<DeserializeGuard<Stream>>::all(self.context.client.clone());
-        let mut page = ListParams::default()
-            .fields(&format!("spec.writerRef.name={writer}"))
-            .limit(PAGE_OBJECTS);
+        let mut page =
+            ListParams::default().fields(&format!("spec.writerRef.name={writer}")).limit(PAGE_LEN);
         let mut count = 0;
         loop {
             let list = api.list(&page).await.map_err(Error::kube("list Streams"))?;
