@@ -72,6 +72,13 @@ pub struct Pusher {
     pub image_pull_secrets: Vec<String>,
 }
 
+/// Shortest life of a certificate but the root's. A life is reckoned from the start that is dated
+/// back by five minutes, so that a shorter one would be due again as soon as it is made.
+/// Unit: seconds.
+pub const LIFE_SECONDS_MIN: u32 = 360;
+/// Shortest life of a root: what it signs ends an hour before it. Unit: seconds.
+pub const ROOT_LIFE_SECONDS_MIN: u32 = 3_600 + LIFE_SECONDS_MIN;
+
 /// How long certificates live. Unit of all: seconds. Renewed after two thirds of a Writer's life,
 /// half of all others'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -98,6 +105,22 @@ impl Default for Pki {
             pod_life_seconds: 86_400,
             unbound_life_seconds: 3_600,
         }
+    }
+}
+
+impl Pki {
+    /// The first of the lives that is too short.
+    fn too_short(self) -> Option<Error> {
+        [
+            ("rootLifeSeconds", self.root_life_seconds, ROOT_LIFE_SECONDS_MIN),
+            ("writerLifeSeconds", self.writer_life_seconds, LIFE_SECONDS_MIN),
+            ("operatorLifeSeconds", self.operator_life_seconds, LIFE_SECONDS_MIN),
+            ("podLifeSeconds", self.pod_life_seconds, LIFE_SECONDS_MIN),
+            ("unboundLifeSeconds", self.unbound_life_seconds, LIFE_SECONDS_MIN),
+        ]
+        .into_iter()
+        .find(|(_, seconds, least)| seconds < least)
+        .map(|(name, seconds, least)| Error::Life { name, seconds, least })
     }
 }
 
@@ -185,6 +208,16 @@ pub enum Error {
         /// Where and why.
         source: Box<serde_saphyr::Error>,
     },
+    /// See the text.
+    #[error("pki.{name} is {seconds}; the shortest life is {least} seconds")]
+    Life {
+        /// As the chart calls it.
+        name: &'static str,
+        /// What it says.
+        seconds: u32,
+        /// What it has to say at least.
+        least: u32,
+    },
 }
 
 impl Settings {
@@ -203,8 +236,9 @@ impl Settings {
     pub fn read(path: &Path) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        serde_saphyr::from_str(&text)
-            .map_err(|source| Error::Parse { path: path.to_owned(), source: source.into() })
+        let settings: Self = serde_saphyr::from_str(&text)
+            .map_err(|source| Error::Parse { path: path.to_owned(), source: source.into() })?;
+        settings.pki.too_short().map_or(Ok(settings), Err)
     }
 
     /// Whether Writers may run there.

@@ -75,11 +75,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match args.output {
         Output::Text => {
-            for figure in figures {
+            for figure in &figures {
                 writeln!(out, "{figure}")?;
             }
         }
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&figures)?)?,
     }
+    let above = figures.iter().filter(|figure| figure.is_above()).count();
+    anyhow::ensure!(above == 0, "{above} figures are above their bounds");
     Ok(())
 }

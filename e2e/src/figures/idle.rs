@@ -1,9 +1,9 @@
 //! What the operator asks of the API server while nothing changes.
 //!
 //! The API server counts requests by verb and resource. Nobody but the operator uses the resources
-//! of Pyramid meanwhile, so those that write are all its own; among those that read are lists of this program and watches of the control plane. What
-//! else it could write (children of Writers, the bundle, its Lease) is compared by resource version:
-//! an object that was written has another one.
+//! of Pyramid meanwhile, so those that write are all its own; among those that read are lists of this
+//! program and watches of the control plane too. What else it could write (children of Writers, the
+//! bundle, its Lease) is compared by resource version: an object that was written has another one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

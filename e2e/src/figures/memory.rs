@@ -13,6 +13,8 @@ use crate::cluster::Cluster;
 pub(super) const SHOP: &str = "figures-shop";
 /// The kubelet looks every ten seconds.
 const SETTLE: Duration = Duration::from_secs(30);
+/// A chunk is sealed so long after its first record.
+const CHUNK_AGE: Duration = Duration::from_secs(600);
 
 /// The quickstart's application: ten orders a second, and a table of them.
 pub(super) async fn open_shop(cluster: &Cluster) -> anyhow::Result<()> {
@@ -39,6 +41,20 @@ pub(super) async fn close_shop(cluster: &Cluster) -> anyhow::Result<()> {
 pub(super) async fn close_producer(cluster: &Cluster) -> anyhow::Result<()> {
     let delete = ["delete", "deployment", "orders-producer", "-n", SHOP, "--wait=true"];
     cluster.kubectl(&delete).await.map(drop)
+}
+
+/// How large the shop's Stream is, as its status says.
+pub(super) async fn size(cluster: &Cluster) -> anyhow::Result<String> {
+    let size =
+        ["get", "streams.pyramid.dev/orders", "-n", SHOP, "-o", "jsonpath={.status.sizeBytes}"];
+    cluster.kubectl(&size).await
+}
+
+/// Until the last chunk of the shop's Stream is sealed, which makes it smaller than `before`. Nothing
+/// else changes after its producer is gone.
+pub(super) async fn sealed(cluster: &Cluster, before: &str) -> anyhow::Result<()> {
+    let is_smaller = async || Ok(size(cluster).await? != before);
+    cluster.wait_for("the shop's last chunk is sealed", CHUNK_AGE + SETTLE, is_smaller).await
 }
 
 /// The greatest of the operator's, and of the pushers' while ten records come in a second.

@@ -133,7 +133,7 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         shop::a_lost_database_is_filled_again_from_the_bucket,
         refusals::the_server_judges_every_sample_as_it_says_itself,
         refusals::the_server_judges_every_sample_of_a_change_as_it_says_itself,
-        refusals::helm_refuses_values_that_are_misspelt_or_of_another_type,
+        refusals::helm_refuses_values_that_are_misspelt_too_small_or_of_another_type,
         refusals::pods_that_cannot_have_a_pusher_are_told_why,
         refusals::a_writer_of_three_replicas_is_answered_and_not_made,
         refusals::a_running_writer_that_is_to_have_more_replicas_runs_on_as_it_was,

@@ -72,7 +72,12 @@ pusher:
   logLevel: debug
   resources: {requests: {cpu: 10m}}
   imagePullSecrets: [registry]
-pki: {rootLifeSeconds: 1, writerLifeSeconds: 2, operatorLifeSeconds: 3, podLifeSeconds: 4, unboundLifeSeconds: 5}
+pki:
+  rootLifeSeconds: 3960
+  writerLifeSeconds: 361
+  operatorLifeSeconds: 362
+  podLifeSeconds: 363
+  unboundLifeSeconds: 360
 waits:
   {resyncSeconds: 1, progressSeconds: 2, statsSeconds: 3, driftSeconds: 4, leaseSeconds: 5, chunkUrlSeconds: 6}
 ";
@@ -99,11 +104,11 @@ waits:
             image_pull_secrets: vec!["registry".to_owned()],
         },
         pki: Pki {
-            root_life_seconds: 1,
-            writer_life_seconds: 2,
-            operator_life_seconds: 3,
-            pod_life_seconds: 4,
-            unbound_life_seconds: 5,
+            root_life_seconds: 3_960,
+            writer_life_seconds: 361,
+            operator_life_seconds: 362,
+            pod_life_seconds: 363,
+            unbound_life_seconds: 360,
         },
         waits: Waits {
             resync_seconds: 1,
@@ -137,6 +142,23 @@ fn a_name_that_means_nothing_is_an_error() {
         assert!(matches!(error, Error::Parse { .. }), "{line}: {error}");
     }
     assert!(read(&format!("{LEAST}waits: {{leaseSeconds: 3}}\n")).is_ok());
+}
+
+#[test]
+fn a_certificate_that_would_be_due_at_once_is_an_error() {
+    let with = |life: &str| read(&format!("{LEAST}pki: {{{life}}}\n"));
+    for (name, least) in [
+        ("rootLifeSeconds", ROOT_LIFE_SECONDS_MIN),
+        ("writerLifeSeconds", LIFE_SECONDS_MIN),
+        ("operatorLifeSeconds", LIFE_SECONDS_MIN),
+        ("podLifeSeconds", LIFE_SECONDS_MIN),
+        ("unboundLifeSeconds", LIFE_SECONDS_MIN),
+    ] {
+        assert!(with(&format!("{name}: {least}")).is_ok(), "{name}");
+        let short = least - 1;
+        let error = with(&format!("{name}: {short}")).unwrap_err().to_string();
+        assert_eq!(error, format!("pki.{name} is {short}; the shortest life is {least} seconds"));
+    }
 }
 
 #[test]

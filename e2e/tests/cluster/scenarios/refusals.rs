@@ -90,7 +90,7 @@ pub(crate) async fn the_server_judges_every_sample_of_a_change_as_it_says_itself
 }
 
 /// Nothing is made of values that the chart does not know.
-pub(crate) async fn helm_refuses_values_that_are_misspelt_or_of_another_type(
+pub(crate) async fn helm_refuses_values_that_are_misspelt_too_small_or_of_another_type(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
     let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../helm/pyramid");
@@ -98,6 +98,7 @@ pub(crate) async fn helm_refuses_values_that_are_misspelt_or_of_another_type(
     cluster.helm(&[&template[..], &["operator.replicas=1"]].concat()).await?;
     for (value, text) in [
         ("operator.replicas=none", "at '/operator/replicas': got string, want integer"),
+        ("pki.podLifeSeconds=359", "at '/pki/podLifeSeconds': minimum: got 359, want 360"),
         ("operatr.replicas=1", "additional properties 'operatr' not allowed"),
     ] {
         let refused = cluster.helm(&[&template[..], &[value]].concat()).await;
