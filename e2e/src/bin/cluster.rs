@@ -12,6 +12,7 @@ const USAGE: &str = "\
 usage: pyramid-cluster COMMAND [--state DIRECTORY]
 
   up      start a cluster, or give a running one the images as they are now
+  run     start a cluster that ends with this program, however that ends
   down    end it and remove all that belongs to it
   status  tell what runs
   keep    wait for the end of standard input, then do as down
@@ -44,6 +45,11 @@ async fn run() -> anyhow::Result<()> {
         "up" => {
             let cluster = Cluster::up(&state).await?;
             say(&cluster.shell_line())
+        }
+        "run" => {
+            let cluster = Cluster::start(&state).await?;
+            say(&cluster.shell_line())?;
+            std::future::pending().await
         }
         "down" => Cluster::down(&state).await,
         "status" => {

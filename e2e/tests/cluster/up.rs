@@ -1,10 +1,13 @@
 //! The cluster itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use pyramid_e2e::cluster::{Cluster, NODES, Node};
-use pyramid_e2e::process::Folder;
+use pyramid_e2e::process::{Folder, wait_until};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
 
 /// A pod on a node of its choice, with a volume.
 const PODS: &str = r#"
@@ -49,16 +52,35 @@ async fn wait_for_ready_nodes(cluster: &Cluster, count: u8) {
     cluster.wait_for(&format!("{count} nodes are ready"), SOON, ready).await.unwrap();
 }
 
+/// Another process that has started a cluster, which is to end with it.
+async fn owner_of_a_cluster(state: &Path) -> Child {
+    let mut owner = Command::new(env!("CARGO_BIN_EXE_pyramid-cluster"))
+        .arg("run")
+        .arg("--state")
+        .arg(state)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(owner.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
+    assert!(line.contains("KUBECONFIG"), "{line:?}");
+    owner
+}
+
 fn kernel_limits() -> Vec<String> {
     let read = |name| std::fs::read_to_string(PathBuf::from("/proc/sys").join(name)).unwrap();
     ["vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops"].map(read).into()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn up_gives_three_ready_nodes_and_down_leaves_nothing() {
+async fn a_cluster_has_three_ready_nodes_and_leaves_nothing_though_its_owner_is_killed() {
     let folder = Folder::new().unwrap();
     let limits = kernel_limits();
-    let cluster = Cluster::start(&folder.join("cluster")).await.unwrap();
+    let state = folder.join("cluster");
+    let mut owner = owner_of_a_cluster(&state).await;
+    let cluster = Cluster::open(&state).unwrap();
     assert_eq!(cluster.ready_nodes().await.unwrap(), usize::from(NODES));
     assert!(cluster.s3().list("").await.unwrap().is_empty());
 
@@ -72,8 +94,13 @@ async fn up_gives_three_ready_nodes_and_down_leaves_nothing() {
         assert!(is_there(word), "{word}: {:?}", traces.left());
     }
 
+    // This one is not the owner.
     drop(cluster);
-    assert_eq!(traces.left(), Vec::<String>::new());
+    assert!(is_there("process"), "{:?}", traces.left());
+    owner.kill().await.unwrap();
+    let gone = async || Ok(traces.left().is_empty());
+    let outcome = wait_until("the cluster is gone", SOON, gone).await;
+    assert!(outcome.is_ok(), "{:?} are left", traces.left());
     assert_eq!(kernel_limits(), limits);
 }
 
@@ -98,4 +125,9 @@ async fn a_node_that_was_killed_or_cut_off_comes_back_with_its_pods() {
     node.join().await.unwrap();
     wait_for_ready_nodes(&cluster, NODES).await;
     cluster.wait_for("the pod is ready again", SOON, ready).await.unwrap();
+
+    let traces = cluster.traces().unwrap();
+    assert_ne!(traces.left(), Vec::<String>::new());
+    drop(cluster);
+    assert_eq!(traces.left(), Vec::<String>::new());
 }
