@@ -111,21 +111,26 @@ impl<'a> Shop<'a> {
         self.received(now + more).await
     }
 
-    /// How many records the Writer says the stream `orders` has.
+    /// How many records the default Writer says the stream `orders` has.
     pub(crate) async fn appended(&self) -> anyhow::Result<u64> {
+        self.appended_in(Numbers::of_default_writer(self.cluster)).await
+    }
+
+    /// How many records this Writer says the stream `orders` has.
+    pub(crate) async fn appended_in(&self, writer: Numbers<'_>) -> anyhow::Result<u64> {
         let stream = format!("stream=\"{}/orders\"", self.namespace);
-        let writer = Numbers::of_default_writer(self.cluster);
         writer.sum("pyramid_writer_stream_next_offset", &[&stream]).await
     }
 
-    /// Ends the producer. What it says it was answered for is what the Writer has; how many orders
-    /// these are.
+    /// Ends the producer. What it says it was answered for is what the default Writer has; how many
+    /// orders these are.
     pub(crate) async fn ends_producing(&self) -> anyhow::Result<u64> {
-        self.ends_producing_beside(0).await
+        self.ends_producing_in(Numbers::of_default_writer(self.cluster), 0).await
     }
 
-    /// The same, where others have appended so many orders; how many there are in all.
-    async fn ends_producing_beside(&self, others: u64) -> anyhow::Result<u64> {
+    /// The same in this Writer, where others have appended so many orders; how many there are in
+    /// all. The producer's own count is the truth: a Writer that has lost the end has fewer.
+    async fn ends_producing_in(&self, writer: Numbers<'_>, others: u64) -> anyhow::Result<u64> {
         let producer = "deployment/orders-producer";
         let follow = ["--namespace", self.namespace, "logs", "--follow", producer];
         let container = ["--container", "producer"];
@@ -138,7 +143,7 @@ impl<'a> Shop<'a> {
         let end = said.stdout.lines().rfind(|line| line.starts_with('{'));
         let end = end.with_context(|| format!("the producer told no end: {said:?}"))?;
         let answered = orders(&serde_json::from_str(end)?)?;
-        let appended = self.appended().await?;
+        let appended = self.appended_in(writer).await?;
         ensure!(
             answered + others == appended,
             "{appended} records, {others} of others, beside {end}"
@@ -153,7 +158,16 @@ impl<'a> Shop<'a> {
 
     /// The same, where others have appended so many orders.
     pub(crate) async fn ends_complete_beside(&self, others: u64) -> anyhow::Result<u64> {
-        let count = self.ends_producing_beside(others).await?;
+        self.ends_complete_in(Numbers::of_default_writer(self.cluster), others).await
+    }
+
+    /// The same with a stream of this Writer.
+    pub(crate) async fn ends_complete_in(
+        &self,
+        writer: Numbers<'_>,
+        others: u64,
+    ) -> anyhow::Result<u64> {
+        let count = self.ends_producing_in(writer, others).await?;
         self.wait_complete(PROJECTOR, "orders", count).await?;
         Ok(count)
     }
