@@ -21,7 +21,7 @@ mod other_webhooks;
 mod outage;
 mod pods;
 mod refusals;
-mod shop;
+pub(crate) mod shop;
 mod shown;
 mod upgrade;
 mod webhook;
