@@ -6,7 +6,7 @@ use anyhow::ensure;
 use pyramid_e2e::cluster::Cluster;
 use tokio::time::sleep;
 
-use super::shop::{SOON, Shop};
+use super::shop::{LOAD, SOON, Shop};
 
 /// How long a node reaches nothing.
 const CUT: Duration = Duration::from_secs(30);
@@ -73,10 +73,10 @@ async fn node_is(cluster: &Cluster, node: &str, ready: &str) -> anyhow::Result<(
 pub(crate) async fn appends_go_on_after_the_writers_pod_was_deleted_twice(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop::open(cluster, "writer-deleted").await?;
+    let shop = Shop::open_under_load(cluster, "writer-deleted").await?;
     for _ in 0..2 {
         delete_pods(cluster, "pyramid-writer").await?;
-        shop.goes_on(30).await?;
+        shop.goes_on(3 * LOAD).await?;
     }
     shop.close().await
 }
@@ -85,11 +85,11 @@ pub(crate) async fn appends_go_on_after_the_writers_pod_was_deleted_twice(
 pub(crate) async fn operators_and_writer_deleted_at_once_come_back(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop::open(cluster, "operators-deleted").await?;
+    let shop = Shop::open_under_load(cluster, "operators-deleted").await?;
     delete_pods(cluster, "pyramid-operator").await?;
-    shop.goes_on(20).await?;
+    shop.goes_on(2 * LOAD).await?;
     delete_pods(cluster, "pyramid-operator,pyramid-writer").await?;
-    shop.goes_on(30).await?;
+    shop.goes_on(3 * LOAD).await?;
     let another = "apiVersion: pyramid.dev/v1alpha1\nkind: Stream\nmetadata: {name: another}\n";
     shop.apply(another).await?;
     shop.wait(&["--for=condition=Ready", "streams.pyramid.dev/another"]).await?;
@@ -100,15 +100,15 @@ pub(crate) async fn operators_and_writer_deleted_at_once_come_back(
 pub(crate) async fn deliveries_go_on_while_the_bucket_is_away(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop::open(cluster, "bucket-away").await?;
+    let shop = Shop::open_under_load(cluster, "bucket-away").await?;
     cluster.s3().stop().await?;
-    // At ten a second this is a minute.
+    // At this load half a minute.
     let away = async {
         ensure!(cluster.s3().list("").await.is_err(), "the bucket answers");
-        shop.goes_on(300).await?;
+        shop.goes_on(15 * LOAD).await?;
         let filled = shop.appends_two_chunks().await?;
         bucket_is(cluster, "False").await?;
-        shop.goes_on(300).await?;
+        shop.goes_on(15 * LOAD).await?;
         anyhow::Ok(filled)
     };
     let outcome = away.await;
@@ -116,7 +116,7 @@ pub(crate) async fn deliveries_go_on_while_the_bucket_is_away(
     let filled = outcome?;
     bucket_is(cluster, "True").await?;
     shop.has_two_chunks().await?;
-    shop.goes_on(20).await?;
+    shop.goes_on(2 * LOAD).await?;
     shop.ends_complete_beside(filled).await?;
     shop.leave().await
 }
@@ -125,8 +125,8 @@ pub(crate) async fn deliveries_go_on_while_the_bucket_is_away(
 pub(crate) async fn a_consumer_comes_back_with_its_killed_node(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop::open(cluster, "node-killed").await?;
-    let (before, started) = (shop.orders().await?, restarts(&shop).await?);
+    let shop = Shop::open_under_load(cluster, "node-killed").await?;
+    let started = restarts(&shop).await?;
     let name = node_of_consumer(&shop).await?;
     let node = cluster.node_named(&name)?;
     node.kill().await?;
@@ -136,7 +136,7 @@ pub(crate) async fn a_consumer_comes_back_with_its_killed_node(
     node_is(cluster, &name, "True").await?;
     let again = async || Ok(restarts(&shop).await? > started);
     cluster.wait_for("the application was started again", SOON, again).await?;
-    shop.received(before + 100).await?;
+    shop.goes_on(10 * LOAD).await?;
     shop.close().await
 }
 
@@ -144,8 +144,7 @@ pub(crate) async fn a_consumer_comes_back_with_its_killed_node(
 pub(crate) async fn a_consumer_catches_up_after_its_node_was_cut_off(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop::open(cluster, "node-cut").await?;
-    let before = shop.orders().await?;
+    let shop = Shop::open_under_load(cluster, "node-cut").await?;
     let name = node_of_consumer(&shop).await?;
     let node = cluster.node_named(&name)?;
     node.cut().await?;
@@ -153,6 +152,6 @@ pub(crate) async fn a_consumer_catches_up_after_its_node_was_cut_off(
     node.join().await?;
     noticed?;
     node_is(cluster, &name, "True").await?;
-    shop.received(before + 100).await?;
+    shop.goes_on(10 * LOAD).await?;
     shop.close().await
 }
