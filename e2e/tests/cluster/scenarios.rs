@@ -155,7 +155,7 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         delivery::another_pod_of_an_exclusive_subscription_takes_over,
         outage::without_operators_delivery_goes_on_and_only_annotated_pods_wait,
         deletion::a_namespace_deleted_without_operators_goes_when_they_are_back,
-        faults::appends_go_on_after_the_writers_pod_was_deleted_twice,
+        faults::appends_go_on_after_the_writers_pod_was_deleted_and_after_it_was_killed,
         faults::operators_and_writer_deleted_at_once_come_back,
         faults::deliveries_go_on_while_the_bucket_is_away,
         faults::a_consumer_comes_back_with_its_killed_node,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use pyramid_e2e::cluster::Cluster;
 use tokio::time::sleep;
 
@@ -12,6 +12,8 @@ use super::shop::{LOAD, SOON, Shop};
 const CUT: Duration = Duration::from_secs(30);
 /// Where the chart is installed.
 const SYSTEM: &str = "pyramid-system";
+/// The Pod of the Writer that bare Streams get.
+const WRITER: &str = "default-writer-0";
 /// The label of the programs in it.
 const NAME: &str = "app.kubernetes.io/name";
 
@@ -42,6 +44,28 @@ async fn delete_pods(cluster: &Cluster, names: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Kills all processes of the Writer at once, and waits until its node has started it again in the
+/// same Pod.
+async fn kill_writer(cluster: &Cluster) -> anyhow::Result<()> {
+    let pod_and_container = async || {
+        let columns = "jsonpath={.metadata.uid} {.status.containerStatuses[0].containerID}";
+        let ids = ["--namespace", SYSTEM, "get", "pod", WRITER, "-o", columns];
+        let ids = cluster.kubectl(&ids).await?;
+        let (pod, container) = ids.split_once(' ').with_context(|| ids.clone())?;
+        Ok::<_, anyhow::Error>((pod.to_owned(), container.to_owned()))
+    };
+    let (pod, container) = pod_and_container().await?;
+    cluster.kill_pod(SYSTEM, WRITER).await?;
+    let is_started_again = async || {
+        let (now, started) = pod_and_container().await?;
+        ensure!(now == pod, "Pod {now} instead of {pod}");
+        Ok(!started.is_empty() && started != container)
+    };
+    cluster.wait_for("the Writer is started again", SOON, is_started_again).await?;
+    let ready = ["wait", "--timeout=90s", "--for=condition=Ready", "pod", WRITER];
+    cluster.kubectl(&[&["--namespace", SYSTEM], &ready[..]].concat()).await.map(drop)
+}
+
 /// Where the consumer runs.
 async fn node_of_consumer(shop: &Shop<'_>) -> anyhow::Result<String> {
     let node = "jsonpath={.items[0].spec.nodeName}";
@@ -69,15 +93,16 @@ async fn node_is(cluster: &Cluster, node: &str, ready: &str) -> anyhow::Result<(
     cluster.kubectl(&["wait", "--timeout=90s", &condition, &node]).await.map(drop)
 }
 
-/// The Writer is in the way of every append while it starts; its volume has what it had said yes to.
-pub(crate) async fn appends_go_on_after_the_writers_pod_was_deleted_twice(
+/// The Writer is in the way of every append while it starts; its volume has what it had said yes to,
+/// whether it was told to end or not.
+pub(crate) async fn appends_go_on_after_the_writers_pod_was_deleted_and_after_it_was_killed(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
     let shop = Shop::open_under_load(cluster, "writer-deleted").await?;
-    for _ in 0..2 {
-        delete_pods(cluster, "pyramid-writer").await?;
-        shop.goes_on(3 * LOAD).await?;
-    }
+    delete_pods(cluster, "pyramid-writer").await?;
+    shop.goes_on(3 * LOAD).await?;
+    kill_writer(cluster).await?;
+    shop.goes_on(3 * LOAD).await?;
     shop.close().await
 }
 
