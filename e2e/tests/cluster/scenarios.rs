@@ -125,7 +125,7 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         delivery::a_subscription_by_labels_gets_ten_streams_and_one_that_comes_later,
         intruders::who_has_no_right_neither_appends_nor_reads_nor_is_pushed_to,
         intruders::the_issuer_believes_good_tokens_only_and_no_request,
-        intruders::a_right_that_is_taken_ends_pushes_and_given_back_they_go_on,
+        intruders::a_right_that_is_taken_ends_pushes_and_appends_and_given_back_they_go_on,
         lost::an_empty_volume_is_told_of_and_founds_nothing_until_the_right_one_is_back,
         mesh::a_proxy_that_is_there_already_starts_before_the_pusher,
         mesh::a_proxy_that_comes_later_and_puts_itself_first_starts_before_the_pusher,
