@@ -58,9 +58,10 @@ async fn take_over(
         }
     };
     let (ended, received) = tokio::join!(end(&active), timeout(SOON, received));
+    let ended = ended?;
     let received =
         received.with_context(|| format!("{next} receives nothing after {active}"))??;
-    let took = received.saturating_duration_since(ended?);
+    let took = received.saturating_duration_since(ended);
     ensure!(took <= TAKEOVER_MAX, "{next} receives only {took:?} after {active}");
     Ok((next, took))
 }
