@@ -21,7 +21,7 @@ mod other_webhooks;
 mod outage;
 mod pods;
 mod refusals;
-mod shop;
+pub(crate) mod shop;
 mod shown;
 mod upgrade;
 mod webhook;
@@ -125,7 +125,7 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         delivery::a_subscription_by_labels_gets_ten_streams_and_one_that_comes_later,
         intruders::who_has_no_right_neither_appends_nor_reads_nor_is_pushed_to,
         intruders::the_issuer_believes_good_tokens_only_and_no_request,
-        intruders::a_right_that_is_taken_ends_pushes_and_given_back_they_go_on,
+        intruders::a_right_that_is_taken_ends_pushes_and_appends_and_given_back_they_go_on,
         lost::an_empty_volume_is_told_of_and_founds_nothing_until_the_right_one_is_back,
         mesh::a_proxy_that_is_there_already_starts_before_the_pusher,
         mesh::a_proxy_that_comes_later_and_puts_itself_first_starts_before_the_pusher,
@@ -155,7 +155,7 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         delivery::another_pod_of_an_exclusive_subscription_takes_over,
         outage::without_operators_delivery_goes_on_and_only_annotated_pods_wait,
         deletion::a_namespace_deleted_without_operators_goes_when_they_are_back,
-        faults::appends_go_on_after_the_writers_pod_was_deleted_twice,
+        faults::appends_go_on_after_the_writers_pod_was_deleted_and_after_it_was_killed,
         faults::operators_and_writer_deleted_at_once_come_back,
         faults::deliveries_go_on_while_the_bucket_is_away,
         faults::a_consumer_comes_back_with_its_killed_node,

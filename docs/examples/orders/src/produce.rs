@@ -1,14 +1,15 @@
 //! Appends numbered orders through the pusher of this pod, each exactly once.
 //!
 //! The Writer remembers under the producer's name how many orders it has taken. So a producer that
-//! starts again, or has lost its pusher, asks, and goes on with the next number.
+//! starts again, or has lost its pusher, asks, and goes on with the next number. Several orders are
+//! on their way at once; answers come in their order, and only what was answered is counted.
 
 use std::fmt;
 use std::io::Write;
 use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use pyramid_protocol::Records;
 use pyramid_protocol::pb::v1::append_response::Answer;
 use pyramid_protocol::pb::v1::local_client::LocalClient;
@@ -45,6 +46,9 @@ pub(crate) struct Args {
     /// Orders per second.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     rate: u64,
+    /// Orders that may be on their way without an answer; the Writer may allow fewer.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=256))]
+    in_flight: u32,
     /// Length of the note in each order. Unit: bytes.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=NOTE_BYTES_MAX))]
     note_bytes: u32,
@@ -67,28 +71,39 @@ pub(crate) async fn run(
     let mut pause = interval(Duration::from_nanos(NANOS_PER_SECOND / args.rate.max(1)));
     pause.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut known = None;
-    loop {
+    let mut is_told_to_stop = false;
+    while !is_told_to_stop {
         let end = async {
             let mut door = Door::open(&args, known).await?;
-            known = Some(door.next_number);
-            while args.count.is_none_or(|count| door.next_number < count) {
+            known = Some(door.answered);
+            loop {
+                let is_enough = args.count.is_some_and(|count| door.next_number >= count);
+                let goes_on = !is_told_to_stop && !is_enough;
                 // Not while an answer is missing: whether that order was written would be unknown.
-                tokio::select! {
-                    () = stop.as_mut() => break,
-                    _ = pause.tick() => {}
+                if !goes_on && !door.is_waiting() {
+                    return anyhow::Ok(());
                 }
-                door.append(&args).await?;
-                known = Some(door.next_number);
+                tokio::select! {
+                    // An answer tells more than a call that has ended.
+                    biased;
+                    answer = door.answer(), if door.is_waiting() => {
+                        answer?;
+                        known = Some(door.answered);
+                    }
+                    () = stop.as_mut(), if !is_told_to_stop => is_told_to_stop = true,
+                    _ = pause.tick(), if goes_on && door.has_place() => door.append(&args)?,
+                }
             }
-            anyhow::Ok(())
         };
         match end.await {
             Ok(()) => break,
             Err(error) => {
                 drop(writeln!(std::io::stderr(), "again in {RETRY:?}: {error:#}"));
-                tokio::select! {
-                    () = stop.as_mut() => break,
-                    () = sleep(RETRY) => {}
+                if !is_told_to_stop {
+                    tokio::select! {
+                        () = stop.as_mut() => is_told_to_stop = true,
+                        () = sleep(RETRY) => {}
+                    }
                 }
             }
         }
@@ -115,12 +130,19 @@ struct Door {
     answers: Streaming<AppendResponse>,
     id: u64,
     epoch: u32,
+    /// Of the next order that is sent.
     next_number: u64,
+    /// All orders below this number are written.
+    answered: u64,
+    in_flight_max: u64,
 }
 
 impl fmt::Debug for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door").field("next_number", &self.next_number).finish_non_exhaustive()
+        f.debug_struct("Door")
+            .field("next_number", &self.next_number)
+            .field("answered", &self.answered)
+            .finish_non_exhaustive()
     }
 }
 
@@ -135,15 +157,37 @@ impl Door {
             // A Writer that has forgotten must not begin again at 0.
             resume_sequence: known,
         };
-        let InitProducerResponse { id, epoch, next_sequence, .. } =
+        let InitProducerResponse { id, epoch, next_sequence, in_flight_max, .. } =
             local.init_producer(producer).await.map_err(said)?.into_inner();
-        let (requests, outgoing) = mpsc::channel(1);
+        let lost = known.unwrap_or_default().saturating_sub(next_sequence);
+        ensure!(lost == 0, "the Writer has lost {lost} orders that it has answered for");
+        let in_flight_max = in_flight_max.clamp(1, args.in_flight);
+        // A place for each order without an answer: sending never waits.
+        let (requests, outgoing) = mpsc::channel(usize::try_from(in_flight_max)?);
         let answers = local.append(ReceiverStream::new(outgoing)).await.map_err(said)?.into_inner();
-        Ok(Self { requests, answers, id, epoch, next_number: next_sequence })
+        Ok(Self {
+            requests,
+            answers,
+            id,
+            epoch,
+            next_number: next_sequence,
+            answered: next_sequence,
+            in_flight_max: in_flight_max.into(),
+        })
     }
 
-    /// Appends the next order, and waits until it is written.
-    async fn append(&mut self, args: &Args) -> anyhow::Result<()> {
+    /// Whether an order has no answer yet.
+    fn is_waiting(&self) -> bool {
+        self.answered < self.next_number
+    }
+
+    /// Whether one more may be on its way.
+    fn has_place(&self) -> bool {
+        self.next_number - self.answered < self.in_flight_max
+    }
+
+    /// Sends the next order on its way.
+    fn append(&mut self, args: &Args) -> anyhow::Result<()> {
         let number = self.next_number;
         let note = (args.note_bytes > 0)
             .then(|| usize::try_from(args.note_bytes).map(|bytes| "x".repeat(bytes)))
@@ -157,11 +201,20 @@ impl Door {
             producer: Some(Producer { id: self.id, epoch: self.epoch, sequence: number }),
             ..AppendRequest::default()
         };
-        self.requests.send(request).await.context("the pusher has ended the call")?;
+        self.requests.try_send(request).ok().context("the pusher has ended the call")?;
+        self.next_number += 1;
+        Ok(())
+    }
+
+    /// Waits until the oldest order without an answer is written.
+    ///
+    /// # Cancel safety
+    /// Safe to drop: no answer gets lost.
+    async fn answer(&mut self) -> anyhow::Result<()> {
         let answer = self.answers.message().await.map_err(said)?;
         match answer.and_then(|answer| answer.answer).context("the pusher has ended the call")? {
             Answer::Appended(_) => {
-                self.next_number += 1;
+                self.answered += 1;
                 Ok(())
             }
             Answer::Refused(refusal) => Err(anyhow::anyhow!(refusal.message)),

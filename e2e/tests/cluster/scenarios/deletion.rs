@@ -3,6 +3,7 @@
 use anyhow::ensure;
 use pyramid_e2e::cluster::{BUCKET, Cluster, ENDPOINT};
 
+use super::numbers::Numbers;
 use super::outage::scale_operator;
 use super::shop::{SOON, Shop, example, objects as objects_of, own_writer};
 
@@ -95,7 +96,7 @@ pub(crate) async fn a_namespace_deleted_without_operators_goes_when_they_are_bac
     shop.leave().await
 }
 
-/// A Writer of its own; its volume and its log outlive it.
+/// A Writer of its own; its volume and its log outlive it, and so does its producer.
 pub(crate) async fn a_writer_made_again_adopts_its_volume(cluster: &Cluster) -> anyhow::Result<()> {
     let system = Shop { cluster, namespace: "pyramid-system" };
     let writer = own_writer("again");
@@ -103,8 +104,13 @@ pub(crate) async fn a_writer_made_again_adopts_its_volume(cluster: &Cluster) -> 
     system.apply(&writer).await?;
     let bound = "spec: {writerRef: {name: again, namespace: pyramid-system}}\n";
     shop.apply(&format!("{}{bound}", example("stream")?)).await?;
-    shop.apply_example("job").await?;
+    for file in ["job", "producer"] {
+        shop.apply_example(file).await?;
+    }
     shop.kubectl(&["wait", JOB, "--for=condition=Complete", "job/orders-append"]).await?;
+    let numbers = Numbers::of_writer_pod(cluster, "again-writer-0");
+    let has = async |count| Ok(shop.appended_in(numbers).await? >= count);
+    cluster.wait_for("the producer appends", SOON, async || has(20).await).await?;
     let known = async || {
         let column = ["-o", "jsonpath={.status.clusterID} {.status.members[0].volumeUid}"];
         system.kubectl(&[&["get", "writers.pyramid.dev", "again"], &column[..]].concat()).await
@@ -117,11 +123,16 @@ pub(crate) async fn a_writer_made_again_adopts_its_volume(cluster: &Cluster) -> 
     system.apply(&writer).await?;
     system.wait(&["--for=condition=Ready", "writers.pyramid.dev/again"]).await?;
     ensure!(known().await? == before, "another log: {} after {before}", known().await?);
-    // Both records are there for who begins now.
+    // Kubelets look at ConfigMaps once a minute: the pusher is told again where its Writer is.
+    let count = shop.appended_in(numbers).await?;
+    ensure!(count >= 20, "{count} records are left");
+    cluster.wait_for("appends go on", 2 * SOON, async || has(count + 20).await).await?;
+    // All is there for who begins now: the two records of the Job, and each of the producer.
     for file in ["subscription", "consumer"] {
         shop.apply_example(file).await?;
     }
-    shop.received(2).await?;
+    shop.received(20).await?;
+    shop.ends_complete_in(numbers, 2).await?;
     ensure!(shop.stream_id().await? == before_stream, "another stream");
     cluster.kubectl(&["delete", "namespace", shop.namespace, "--timeout=120s"]).await?;
     system.kubectl(&["delete", "writers.pyramid.dev", "again", "--timeout=90s"]).await?;

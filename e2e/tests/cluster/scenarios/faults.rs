@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use pyramid_e2e::cluster::Cluster;
 use tokio::time::sleep;
 
-use super::shop::{SOON, Shop};
+use super::shop::{LOAD, SOON, Shop};
 
 /// How long a node reaches nothing.
 const CUT: Duration = Duration::from_secs(30);
 /// Where the chart is installed.
 const SYSTEM: &str = "pyramid-system";
+/// The Pod of the Writer that bare Streams get.
+const WRITER: &str = "default-writer-0";
 /// The label of the programs in it.
 const NAME: &str = "app.kubernetes.io/name";
 
@@ -42,6 +44,28 @@ async fn delete_pods(cluster: &Cluster, names: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Kills all processes of the Writer at once, and waits until its node has started it again in the
+/// same Pod.
+async fn kill_writer(cluster: &Cluster) -> anyhow::Result<()> {
+    let pod_and_container = async || {
+        let columns = "jsonpath={.metadata.uid} {.status.containerStatuses[0].containerID}";
+        let ids = ["--namespace", SYSTEM, "get", "pod", WRITER, "-o", columns];
+        let ids = cluster.kubectl(&ids).await?;
+        let (pod, container) = ids.split_once(' ').with_context(|| ids.clone())?;
+        Ok::<_, anyhow::Error>((pod.to_owned(), container.to_owned()))
+    };
+    let (pod, container) = pod_and_container().await?;
+    cluster.kill_pod(SYSTEM, WRITER).await?;
+    let is_started_again = async || {
+        let (now, started) = pod_and_container().await?;
+        ensure!(now == pod, "Pod {now} instead of {pod}");
+        Ok(!started.is_empty() && started != container)
+    };
+    cluster.wait_for("the Writer is started again", SOON, is_started_again).await?;
+    let ready = ["wait", "--timeout=90s", "--for=condition=Ready", "pod", WRITER];
+    cluster.kubectl(&[&["--namespace", SYSTEM], &ready[..]].concat()).await.map(drop)
+}
+
 /// Where the consumer runs.
 async fn node_of_consumer(shop: &Shop<'_>) -> anyhow::Result<String> {
     let node = "jsonpath={.items[0].spec.nodeName}";
@@ -69,15 +93,16 @@ async fn node_is(cluster: &Cluster, node: &str, ready: &str) -> anyhow::Result<(
     cluster.kubectl(&["wait", "--timeout=90s", &condition, &node]).await.map(drop)
 }
 
-/// The Writer is in the way of every append while it starts; its volume has what it had said yes to.
-pub(crate) async fn appends_go_on_after_the_writers_pod_was_deleted_twice(
+/// The Writer is in the way of every append while it starts; its volume has what it had said yes to,
+/// whether it was told to end or not.
+pub(crate) async fn appends_go_on_after_the_writers_pod_was_deleted_and_after_it_was_killed(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop::open(cluster, "writer-deleted").await?;
-    for _ in 0..2 {
-        delete_pods(cluster, "pyramid-writer").await?;
-        shop.goes_on(30).await?;
-    }
+    let shop = Shop::open_under_load(cluster, "writer-deleted").await?;
+    delete_pods(cluster, "pyramid-writer").await?;
+    shop.goes_on(3 * LOAD).await?;
+    kill_writer(cluster).await?;
+    shop.goes_on(3 * LOAD).await?;
     shop.close().await
 }
 
@@ -85,11 +110,11 @@ pub(crate) async fn appends_go_on_after_the_writers_pod_was_deleted_twice(
 pub(crate) async fn operators_and_writer_deleted_at_once_come_back(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop::open(cluster, "operators-deleted").await?;
+    let shop = Shop::open_under_load(cluster, "operators-deleted").await?;
     delete_pods(cluster, "pyramid-operator").await?;
-    shop.goes_on(20).await?;
+    shop.goes_on(2 * LOAD).await?;
     delete_pods(cluster, "pyramid-operator,pyramid-writer").await?;
-    shop.goes_on(30).await?;
+    shop.goes_on(3 * LOAD).await?;
     let another = "apiVersion: pyramid.dev/v1alpha1\nkind: Stream\nmetadata: {name: another}\n";
     shop.apply(another).await?;
     shop.wait(&["--for=condition=Ready", "streams.pyramid.dev/another"]).await?;
@@ -100,15 +125,15 @@ pub(crate) async fn operators_and_writer_deleted_at_once_come_back(
 pub(crate) async fn deliveries_go_on_while_the_bucket_is_away(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop::open(cluster, "bucket-away").await?;
+    let shop = Shop::open_under_load(cluster, "bucket-away").await?;
     cluster.s3().stop().await?;
-    // At ten a second this is a minute.
+    // At this load half a minute.
     let away = async {
         ensure!(cluster.s3().list("").await.is_err(), "the bucket answers");
-        shop.goes_on(300).await?;
+        shop.goes_on(15 * LOAD).await?;
         let filled = shop.appends_two_chunks().await?;
         bucket_is(cluster, "False").await?;
-        shop.goes_on(300).await?;
+        shop.goes_on(15 * LOAD).await?;
         anyhow::Ok(filled)
     };
     let outcome = away.await;
@@ -116,7 +141,7 @@ pub(crate) async fn deliveries_go_on_while_the_bucket_is_away(
     let filled = outcome?;
     bucket_is(cluster, "True").await?;
     shop.has_two_chunks().await?;
-    shop.goes_on(20).await?;
+    shop.goes_on(2 * LOAD).await?;
     shop.ends_complete_beside(filled).await?;
     shop.leave().await
 }
@@ -125,8 +150,8 @@ pub(crate) async fn deliveries_go_on_while_the_bucket_is_away(
 pub(crate) async fn a_consumer_comes_back_with_its_killed_node(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop::open(cluster, "node-killed").await?;
-    let (before, started) = (shop.orders().await?, restarts(&shop).await?);
+    let shop = Shop::open_under_load(cluster, "node-killed").await?;
+    let started = restarts(&shop).await?;
     let name = node_of_consumer(&shop).await?;
     let node = cluster.node_named(&name)?;
     node.kill().await?;
@@ -136,7 +161,7 @@ pub(crate) async fn a_consumer_comes_back_with_its_killed_node(
     node_is(cluster, &name, "True").await?;
     let again = async || Ok(restarts(&shop).await? > started);
     cluster.wait_for("the application was started again", SOON, again).await?;
-    shop.received(before + 100).await?;
+    shop.goes_on(10 * LOAD).await?;
     shop.close().await
 }
 
@@ -144,8 +169,7 @@ pub(crate) async fn a_consumer_comes_back_with_its_killed_node(
 pub(crate) async fn a_consumer_catches_up_after_its_node_was_cut_off(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    let shop = Shop::open(cluster, "node-cut").await?;
-    let before = shop.orders().await?;
+    let shop = Shop::open_under_load(cluster, "node-cut").await?;
     let name = node_of_consumer(&shop).await?;
     let node = cluster.node_named(&name)?;
     node.cut().await?;
@@ -153,6 +177,6 @@ pub(crate) async fn a_consumer_catches_up_after_its_node_was_cut_off(
     node.join().await?;
     noticed?;
     node_is(cluster, &name, "True").await?;
-    shop.received(before + 100).await?;
+    shop.goes_on(10 * LOAD).await?;
     shop.close().await
 }

@@ -5,7 +5,7 @@ use pyramid_e2e::cluster::Cluster;
 use serde_json::{Value, json};
 
 use super::numbers::Numbers;
-use super::shop::{PROJECTOR, SOON, Shop, example, own_writer};
+use super::shop::{SOON, Shop, example, own_writer};
 
 /// A Writer of its own, with one claim.
 const WRITER: [&str; 2] = ["writers.pyramid.dev", "lost"];
@@ -18,7 +18,7 @@ struct Victim<'a> {
     system: &'a Shop<'a>,
 }
 
-impl Victim<'_> {
+impl<'a> Victim<'a> {
     /// One column of the Writer.
     async fn writer(self, column: &str) -> anyhow::Result<String> {
         self.system.kubectl(&[&["get"], &WRITER[..], &["-o", column]].concat()).await
@@ -52,12 +52,9 @@ impl Victim<'_> {
         self.system.cluster.wait_for("another claim is bound", SOON, another).await
     }
 
-    /// Records of the stream in it.
-    async fn records(self, stream: &str) -> anyhow::Result<u64> {
-        let &Shop { cluster, namespace } = self.system;
-        let writer = Numbers { pod: POD, namespace, ..Numbers::of_default_writer(cluster) };
-        let stream = format!("stream=\"{stream}\"");
-        writer.sum("pyramid_writer_stream_next_offset", &[&stream]).await
+    /// What its Pod counts.
+    fn numbers(self) -> Numbers<'a> {
+        Numbers::of_writer_pod(self.system.cluster, POD)
     }
 
     async fn is_ready(self) -> bool {
@@ -93,7 +90,7 @@ pub(crate) async fn an_empty_volume_is_told_of_and_founds_nothing_until_the_righ
         ["Ready=False/VolumeLost", "StorageReady=False/VolumeLost", "Stalled=True/VolumeLost"];
     victim.says(&lost).await?;
     // The producer asks for its records to be taken all the time.
-    let (orders, appended) = (shop.orders().await?, victim.records("volume-lost/orders").await?);
+    let (orders, appended) = (shop.orders().await?, shop.appended_in(victim.numbers()).await?);
     ensure!(appended == 0, "{appended} records after {orders}, on another volume");
     ensure!(!victim.is_ready().await, "the replica is ready");
     let mark = victim.claim().await?["metadata"]["annotations"]["pyramid.dev/cluster-id"].clone();
@@ -116,10 +113,7 @@ pub(crate) async fn an_empty_volume_is_told_of_and_founds_nothing_until_the_righ
     let cluster_id = before.split(' ').next().unwrap_or_default();
     ensure!(victim.writer(known).await?.starts_with(cluster_id), "another log than {before}");
     shop.goes_on(20).await?;
-    shop.kubectl(&["scale", "deployment/orders-producer", "--replicas=0"]).await?;
-    shop.wait(&["--for=delete", "pod", "-l", "app=orders-producer"]).await?;
-    let count = victim.records("volume-lost/orders").await?;
-    shop.wait_complete(PROJECTOR, "orders", count).await?;
+    shop.ends_complete_in(victim.numbers(), 0).await?;
     cluster.kubectl(&["delete", "namespace", shop.namespace, "--timeout=120s"]).await?;
     system.kubectl(&[&["delete", "--timeout=90s"], &WRITER[..]].concat()).await?;
     system.kubectl(&["delete", "pvc", CLAIM, "--timeout=60s"]).await?;

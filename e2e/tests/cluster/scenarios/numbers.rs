@@ -18,6 +18,11 @@ impl<'a> Numbers<'a> {
         Self { cluster, namespace: "pyramid-system", pod: "default-writer-0", port: 7403 }
     }
 
+    /// Of the one Pod of another Writer beside it.
+    pub(crate) fn of_writer_pod(cluster: &'a Cluster, pod: &'a str) -> Self {
+        Self { pod, ..Self::of_default_writer(cluster) }
+    }
+
     /// Of the pusher in a Pod.
     pub(crate) fn of_pusher(cluster: &'a Cluster, namespace: &'a str, pod: &'a str) -> Self {
         Self { cluster, namespace, pod, port: 7411 }

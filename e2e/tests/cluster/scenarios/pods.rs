@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use pyramid_e2e::cluster::Cluster;
 
-use super::shop::{SOON, Shop, example};
+use super::shop::{PROJECTOR, SOON, Shop, example, is_complete};
 
 /// How long a Job may take. It is tried again while its stream is new.
 const JOB: &str = "--timeout=120s";
@@ -15,7 +15,7 @@ pub(crate) async fn under_restricted_rules_all_runs_and_jobs_complete(
     let shop = Shop::new(cluster, "restricted").await?;
     let rule = "pod-security.kubernetes.io/enforce=restricted";
     cluster.kubectl(&["label", "namespace", shop.namespace, rule]).await?;
-    for file in ["stream", "subscription", "consumer", "job"] {
+    for file in ["stream", "subscription", "consumer", "job", "producer"] {
         shop.apply_example(file).await?;
     }
     // The rule is in force.
@@ -24,7 +24,9 @@ pub(crate) async fn under_restricted_rules_all_runs_and_jobs_complete(
     ensure!(!ended.success && ended.stderr.contains("violates PodSecurity"), "{ended:?}");
     shop.kubectl(&["wait", JOB, "--for=condition=Complete", "job/orders-append"]).await?;
     // Under another producer's name, which appends once though the Job may run twice.
-    let job = example("job")?.replace("orders-append", "nightly");
+    let other_items = example("job")?.replace(r#""tea", "coffee""#, r#""milk", "sugar""#);
+    ensure!(other_items.contains("milk"), "the example has changed: {other_items}");
+    let job = other_items.replace("orders-append", "nightly");
     let (_, spec) = job.split_once("spec:\n").unwrap_or_default();
     let indented = spec.lines().fold(String::new(), |text, line| format!("{text}    {line}\n"));
     shop.apply(&format!(
@@ -38,8 +40,9 @@ pub(crate) async fn under_restricted_rules_all_runs_and_jobs_complete(
     let ran = async || Ok(!shop.kubectl(&last).await?.is_empty());
     // Within a minute it is time for it.
     cluster.wait_for("a Job of the CronJob is complete", 2 * SOON, ran).await?;
-    shop.received(4).await?;
-    ensure!(shop.orders().await? == 4, "two records of each of two Jobs, once");
+    shop.goes_on(20).await?;
+    // Two records of each of two Jobs, once, beside all of the producer.
+    shop.ends_complete_beside(4).await?;
     shop.leave().await
 }
 
@@ -65,7 +68,7 @@ pub(crate) async fn a_pod_waits_for_its_subscription_and_then_receives(
     };
     let before = pod().await?;
     shop.apply_example("subscription").await?;
-    let receives = async || Ok(shop.orders().await? == 2);
+    let receives = async || is_complete(&shop.check(PROJECTOR).await?, 2);
     // Kubelets look at ConfigMaps once a minute.
     cluster.wait_for("both records have come", 2 * SOON, receives).await?;
     ensure!(pod().await? == before, "another Pod took its place");
@@ -79,7 +82,7 @@ pub(crate) async fn a_pod_is_ready_when_its_annotation_says_so(
 ) -> anyhow::Result<()> {
     // The ConfigMap of which kubelets look at once a minute.
     const READY: [&str; 3] = ["wait", "--timeout=180s", "--for=condition=Available"];
-    const PROJECTOR: &str = "subscriptions.pyramid.dev/orders-projector";
+    const SUBSCRIPTION: &str = "subscriptions.pyramid.dev/orders-projector";
     let shop = Shop::new(cluster, "readiness").await?;
     for file in ["stream", "job"] {
         shop.apply_example(file).await?;
@@ -122,7 +125,7 @@ pub(crate) async fn a_pod_is_ready_when_its_annotation_says_so(
     are_ready(["True", "False", "False"]).await?;
 
     shop.apply(&format!("{}  state: Paused\n", example("subscription")?)).await?;
-    let subscribed = made(PROJECTOR).await?;
+    let subscribed = made(SUBSCRIPTION).await?;
     shop.kubectl(&[&READY[..], &["deployment/connected"]].concat()).await?;
     are_ready(["True", "True", "False"]).await?;
     let since = ready_since("connected").await?;
@@ -130,10 +133,10 @@ pub(crate) async fn a_pod_is_ready_when_its_annotation_says_so(
 
     shop.kubectl(&["create", "configmap", "goes-on"]).await?;
     let active = r#"{"spec": {"state": "Active"}}"#;
-    shop.kubectl(&["patch", PROJECTOR, "--type=merge", "--patch", active]).await?;
+    shop.kubectl(&["patch", SUBSCRIPTION, "--type=merge", "--patch", active]).await?;
     shop.kubectl(&[&READY[..], &["deployment/caught-up"]].concat()).await?;
-    let orders = shop.check("deployment/caught-up").await?["orders"].clone();
-    ensure!(orders == 2, "ready with {orders} orders");
+    let checked = shop.check("deployment/caught-up").await?;
+    ensure!(is_complete(&checked, 2)?, "ready with {checked}");
     are_ready(["True", "True", "True"]).await?;
     let (since, goes_on) = (ready_since("caught-up").await?, made("configmap/goes-on").await?);
     ensure!(since >= goes_on, "caught up at {since}, though records came from {goes_on} on");

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use pyramid_e2e::cluster::{BUCKET, Cluster};
 
 use super::numbers::Numbers;
-use super::shop::{PROJECTOR, SOON, Shop, example, own_writer};
+use super::shop::{SOON, Shop, example, own_writer};
 
 /// Samples of objects of each kind.
 const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../crds/samples");
@@ -215,11 +215,7 @@ pub(crate) async fn a_running_writer_that_is_to_have_more_replicas_runs_on_as_it
     let now = made_for_steady(&system).await?;
     ensure!(now == before, "one replica: {now:?} after {before:?}");
 
-    let writer = Numbers { pod: "steady-writer-0", ..Numbers::of_default_writer(cluster) };
-    shop.kubectl(&["scale", "deployment/orders-producer", "--replicas=0"]).await?;
-    shop.wait(&["--for=delete", "pod", "--selector=app=orders-producer"]).await?;
-    let appended = writer.sum("pyramid_writer_stream_next_offset", &[]).await?;
-    shop.wait_complete(PROJECTOR, "orders", appended).await?;
+    shop.ends_complete_in(Numbers::of_writer_pod(cluster, "steady-writer-0"), 0).await?;
     cluster.kubectl(&["delete", "namespace", shop.namespace, "--timeout=120s"]).await?;
     system.kubectl(&["delete", STEADY, "--timeout=90s"]).await?;
     system.kubectl(&["delete", "pvc", "data-steady-writer-0", "--timeout=60s"]).await?;

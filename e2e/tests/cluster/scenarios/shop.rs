@@ -15,6 +15,14 @@ pub(crate) const PROJECTOR: &str = "deployment/orders-projector";
 /// Something happens that takes seconds.
 pub(crate) const SOON: Duration = Duration::from_secs(90);
 
+/// Orders per second of a producer [under load](Shop::open_under_load). The Writer allows 16 of them
+/// on their way at once, and while it is away there are as many.
+pub(crate) const LOAD: u64 = 200;
+
+/// What a producer of an example runs.
+const PRODUCES: &str =
+    r#"args: ["produce", "--stream", "orders", "--producer", "orders-producer", "--rate", "10"]"#;
+
 /// One namespace of its own.
 pub(crate) struct Shop<'a> {
     pub(crate) cluster: &'a Cluster,
@@ -45,15 +53,31 @@ impl<'a> Shop<'a> {
         cluster: &'a Cluster,
         namespace: &'static str,
     ) -> anyhow::Result<Self> {
+        Self::open_with(cluster, namespace, &example("producer")?).await
+    }
+
+    /// The same with a producer of [`LOAD`].
+    pub(crate) async fn open_under_load(
+        cluster: &'a Cluster,
+        namespace: &'static str,
+    ) -> anyhow::Result<Self> {
+        let args = PRODUCES.replace(r#""10""#, &format!(r#""{LOAD}""#));
+        Self::open_with(cluster, namespace, &producer_with(&args)?).await
+    }
+
+    async fn open_with(
+        cluster: &'a Cluster,
+        namespace: &'static str,
+        producer: &str,
+    ) -> anyhow::Result<Self> {
         let shop = Self::new(cluster, namespace).await?;
         for file in ["stream", "subscription"] {
             shop.apply_example(file).await?;
         }
         let kinds = ["streams.pyramid.dev/orders", "subscriptions.pyramid.dev/orders-projector"];
         shop.wait(&["--for=condition=Ready", kinds[0], kinds[1]]).await?;
-        for file in ["consumer", "producer"] {
-            shop.apply_example(file).await?;
-        }
+        shop.apply_example("consumer").await?;
+        shop.apply(producer).await?;
         shop.received(20).await?;
         Ok(shop)
     }
@@ -107,25 +131,35 @@ impl<'a> Shop<'a> {
 
     /// Waits until `more` orders than now have come.
     pub(crate) async fn goes_on(&self, more: u64) -> anyhow::Result<()> {
-        let now = self.orders().await?;
-        self.received(now + more).await
+        let mut enough = None;
+        let come = async || {
+            let now = self.orders().await?;
+            Ok(now >= *enough.get_or_insert(now + more))
+        };
+        let what = format!("{more} more orders in {}", self.namespace);
+        self.cluster.wait_for(&what, SOON, come).await
     }
 
-    /// How many records the Writer says the stream `orders` has.
+    /// How many records the default Writer says the stream `orders` has.
     pub(crate) async fn appended(&self) -> anyhow::Result<u64> {
+        self.appended_in(Numbers::of_default_writer(self.cluster)).await
+    }
+
+    /// How many records this Writer says the stream `orders` has.
+    pub(crate) async fn appended_in(&self, writer: Numbers<'_>) -> anyhow::Result<u64> {
         let stream = format!("stream=\"{}/orders\"", self.namespace);
-        let writer = Numbers::of_default_writer(self.cluster);
         writer.sum("pyramid_writer_stream_next_offset", &[&stream]).await
     }
 
-    /// Ends the producer. What it says it was answered for is what the Writer has; how many orders
-    /// these are.
+    /// Ends the producer. What it says it was answered for is what the default Writer has; how many
+    /// orders these are.
     pub(crate) async fn ends_producing(&self) -> anyhow::Result<u64> {
-        self.ends_producing_beside(0).await
+        self.ends_producing_in(Numbers::of_default_writer(self.cluster), 0).await
     }
 
-    /// The same, where others have appended so many orders; how many there are in all.
-    async fn ends_producing_beside(&self, others: u64) -> anyhow::Result<u64> {
+    /// The same in this Writer, where others have appended so many orders; how many there are in
+    /// all. The producer's own count is the truth: a Writer that has lost the end has fewer.
+    async fn ends_producing_in(&self, writer: Numbers<'_>, others: u64) -> anyhow::Result<u64> {
         let producer = "deployment/orders-producer";
         let follow = ["--namespace", self.namespace, "logs", "--follow", producer];
         let container = ["--container", "producer"];
@@ -138,7 +172,7 @@ impl<'a> Shop<'a> {
         let end = said.stdout.lines().rfind(|line| line.starts_with('{'));
         let end = end.with_context(|| format!("the producer told no end: {said:?}"))?;
         let answered = orders(&serde_json::from_str(end)?)?;
-        let appended = self.appended().await?;
+        let appended = self.appended_in(writer).await?;
         ensure!(
             answered + others == appended,
             "{appended} records, {others} of others, beside {end}"
@@ -153,7 +187,16 @@ impl<'a> Shop<'a> {
 
     /// The same, where others have appended so many orders.
     pub(crate) async fn ends_complete_beside(&self, others: u64) -> anyhow::Result<u64> {
-        let count = self.ends_producing_beside(others).await?;
+        self.ends_complete_in(Numbers::of_default_writer(self.cluster), others).await
+    }
+
+    /// The same with a stream of this Writer.
+    pub(crate) async fn ends_complete_in(
+        &self,
+        writer: Numbers<'_>,
+        others: u64,
+    ) -> anyhow::Result<u64> {
+        let count = self.ends_producing_in(writer, others).await?;
         self.wait_complete(PROJECTOR, "orders", count).await?;
         Ok(count)
     }
@@ -200,13 +243,9 @@ impl<'a> Shop<'a> {
         let arguments = format!(
             r#"args: ["produce", "--producer", "filler", "--rate", "1000", "--note-bytes", "65536", "--count", "{COUNT}"]"#
         );
-        let (_, containers) = example("producer")?
-            .split_once("      containers:\n")
-            .map(|(head, rest)| (head.to_owned(), rest.to_owned()))
-            .context("containers of the producer")?;
-        let own = r#"args: ["produce", "--stream", "orders", "--producer", "orders-producer", "--rate", "10"]"#;
-        ensure!(containers.contains(own), "the producer has other arguments: {containers}");
-        let containers = containers.replace(own, &arguments);
+        let producer = producer_with(&arguments)?;
+        let (_, containers) =
+            producer.split_once("      containers:\n").context("containers of the producer")?;
         self.apply(&format!(
             "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: filler}}\nspec:\n  template:\n    \
              metadata:\n      annotations: {{pyramid.dev/append: orders}}\n    spec:\n      \
@@ -244,6 +283,13 @@ impl<'a> Shop<'a> {
 pub(crate) fn example(file: &str) -> anyhow::Result<String> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/examples/kubernetes");
     Ok(std::fs::read_to_string(format!("{folder}/{file}.yaml"))?)
+}
+
+/// The example of a producer with these arguments in the place of its own.
+fn producer_with(arguments: &str) -> anyhow::Result<String> {
+    let producer = example("producer")?;
+    ensure!(producer.contains(PRODUCES), "the producer has other arguments: {producer}");
+    Ok(producer.replace(PRODUCES, arguments))
 }
 
 /// The keys of the bucket that are of the stream of this id and end so.

@@ -4,7 +4,7 @@ use anyhow::ensure;
 use pyramid_e2e::cluster::Cluster;
 
 use super::install;
-use super::shop::{PROJECTOR, SOON, Shop};
+use super::shop::{LOAD, PROJECTOR, SOON, Shop};
 
 /// The programs of the chart.
 const PROGRAMS: [&str; 3] = ["pyramid-operator", "pyramid-writer", "pyramid-pusher"];
@@ -51,7 +51,7 @@ pub(crate) async fn other_images_come_under_load_without_a_failed_append(
         cluster.tag_image(&format!("{image}:0.1.0"), &format!("{image}:{NEXT}")).await?;
     }
     let system = Shop { cluster, namespace: "pyramid-system" };
-    let shop = Shop::open(cluster, "upgrade").await?;
+    let shop = Shop::open_under_load(cluster, "upgrade").await?;
     let failed = failed_appends(&shop).await?;
     cluster.shell(UPGRADE).await?;
     let next = format!("localhost/pyramid-operator:{NEXT}");
@@ -61,7 +61,7 @@ pub(crate) async fn other_images_come_under_load_without_a_failed_append(
     };
     cluster.wait_for("both operators have the other image", SOON, replaced).await?;
     writer_runs(&system, NEXT).await?;
-    shop.goes_on(50).await?;
+    shop.goes_on(5 * LOAD).await?;
     let failed = failed_appends(&shop).await? - failed;
     ensure!(failed == 0, "{failed} appends failed");
     // A Pod that is made now gets the pusher of the other version.
@@ -78,15 +78,15 @@ pub(crate) async fn uninstalled_and_installed_again_all_goes_on(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
     let system = Shop { cluster, namespace: "pyramid-system" };
-    let shop = Shop::open(cluster, "reinstalled").await?;
+    let shop = Shop::open_under_load(cluster, "reinstalled").await?;
     let id = shop.stream_id().await?;
     cluster.helm(&["uninstall", "pyramid", "--namespace", system.namespace, "--wait"]).await?;
     let left = system.kubectl(&["get", "deployments", "-o", "name"]).await?;
     ensure!(left.is_empty(), "{left} is left");
-    shop.goes_on(50).await?;
+    shop.goes_on(5 * LOAD).await?;
     cluster.shell(&install()).await?;
     writer_runs(&system, "0.1.0").await?;
-    shop.goes_on(50).await?;
+    shop.goes_on(5 * LOAD).await?;
     let another = "apiVersion: pyramid.dev/v1alpha1\nkind: Stream\nmetadata: {name: another}\n";
     shop.apply(another).await?;
     shop.wait(&["--for=condition=Ready", "streams.pyramid.dev/another"]).await?;
