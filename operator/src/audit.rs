@@ -120,7 +120,7 @@ async fn tell(context: &Context, finding: &Finding) {
         reason: finding.reason().to_owned(),
         note: Some(finding.note()),
         action: "Audit".to_owned(),
-        secondary: None,
+        secondary: finding.related(),
     };
     for object in finding.objects() {
         if let Err(error) = context.recorder.publish(&event, object).await {

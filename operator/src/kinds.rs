@@ -16,7 +16,7 @@ pub(crate) mod writers;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference};
 use kube::ResourceExt;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::events::{Event, EventType};
@@ -238,12 +238,27 @@ impl Kinds {
     where
         K: kube::Resource<DynamicType = ()>,
     {
+        self.tell_of(object, None, type_, reason, note).await;
+    }
+
+    /// The same, if it is about another object, too. Events that come again within minutes are
+    /// counted, and the first note stays: what it names beside `object` must be `related`.
+    pub(crate) async fn tell_of<K>(
+        &self,
+        object: &K,
+        related: Option<ObjectReference>,
+        type_: EventType,
+        reason: &str,
+        note: &str,
+    ) where
+        K: kube::Resource<DynamicType = ()>,
+    {
         let event = Event {
             type_,
             reason: reason.to_owned(),
             note: Some(note.to_owned()),
             action: reason.to_owned(),
-            secondary: None,
+            secondary: related,
         };
         if let Err(error) = self.context.recorder.publish(&event, &object.object_ref(&())).await {
             tracing::debug!(%error, reason, "publish an event");
