@@ -12,6 +12,7 @@ mod admission;
 mod certificates;
 mod deletion;
 mod delivery;
+mod elsewhere;
 mod faults;
 mod intruders;
 mod lost;
@@ -23,6 +24,7 @@ mod pods;
 mod refusals;
 mod shop;
 mod shown;
+mod told;
 mod upgrade;
 mod webhook;
 
@@ -39,6 +41,9 @@ use pyramid_e2e::process::{Folder, tell};
 /// Where the chart is installed.
 const SYSTEM: &str = "pyramid-system";
 
+/// Where Writers may run, too. It is there before the chart, which puts rights into it, and stays.
+const ELSEWHERE: &str = "elsewhere";
+
 /// The values of the chart that differ from the quickstart's: the chunks of deleted Streams go soon,
 /// and certificates live for minutes. The shortest life is long enough for the scenarios without
 /// operators: a Pod's has two minutes left when it is renewed at the latest. Operators and Writers
@@ -46,9 +51,18 @@ const SYSTEM: &str = "pyramid-system";
 const VALUES: &str = "--set waits.chunkUrlSeconds=5 --set pki.writerLifeSeconds=420 \
                       --set pki.operatorLifeSeconds=480 --set pki.podLifeSeconds=360";
 
-/// The command that installs the chart with [`VALUES`].
+/// [`VALUES`], with [`ELSEWHERE`] as a namespace of Writers.
+fn values() -> String {
+    format!("{VALUES} --set 'writerNamespaces[0]={ELSEWHERE}'")
+}
+
+/// The commands that install the chart with [`values`].
 pub(crate) fn install() -> String {
-    format!("{INSTALL} {VALUES}\n")
+    format!(
+        "kubectl create namespace {ELSEWHERE} --dry-run=client -o yaml | kubectl apply -f -\n\
+         {INSTALL} {}\n",
+        values()
+    )
 }
 
 /// Scenarios that run side by side. Each has a namespace of its own; more of them would only wait
@@ -123,6 +137,7 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         delivery::each_pod_of_a_broadcast_subscription_gets_all,
         delivery::two_subscriptions_of_one_pod_have_a_port_each,
         delivery::a_subscription_by_labels_gets_ten_streams_and_one_that_comes_later,
+        elsewhere::a_writer_elsewhere_serves_two_namespaces_is_replaced_and_goes_with_its_volume,
         intruders::who_has_no_right_neither_appends_nor_reads_nor_is_pushed_to,
         intruders::the_issuer_believes_good_tokens_only_and_no_request,
         intruders::a_right_that_is_taken_ends_pushes_and_given_back_they_go_on,
@@ -162,6 +177,8 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         faults::a_consumer_catches_up_after_its_node_was_cut_off,
         upgrade::other_images_come_under_load_without_a_failed_append,
         upgrade::uninstalled_and_installed_again_all_goes_on,
+        // It takes the Writer's Pod for good, by a quota of the namespace.
+        elsewhere::a_stream_that_cannot_be_erased_holds_its_writer_until_it_is_let_go,
         access::one_operator_is_evicted_and_not_the_other,
         access::no_right_is_wider_than_its_layer,
         access::every_pod_of_ours_is_locked_up,
