@@ -27,6 +27,7 @@ mod shown;
 mod told;
 mod upgrade;
 mod webhook;
+mod wiring;
 
 use std::path::Path;
 use std::time::Instant;
@@ -161,6 +162,8 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         shown::helm_waits_until_streams_and_subscriptions_are_ready,
         webhook::who_calls_it_from_a_pod_gets_an_answer_and_changes_nothing,
         webhook::a_broken_one_holds_back_annotated_pods_only,
+        wiring::what_is_wired_wrongly_says_so_and_gets_ready_when_it_is_mended,
+        wiring::a_subscription_says_why_nothing_is_delivered,
     );
     let beside_others = run(beside_others, SIDE_BY_SIDE).await;
     let alone = scenarios!(
@@ -177,8 +180,11 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         faults::a_consumer_catches_up_after_its_node_was_cut_off,
         upgrade::other_images_come_under_load_without_a_failed_append,
         upgrade::uninstalled_and_installed_again_all_goes_on,
+        // It looks at a number of the whole cluster.
+        wiring::a_pod_that_asks_too_late_is_counted_and_told_of,
         // It takes the Writer's Pod for good, by a quota of the namespace.
         elsewhere::a_stream_that_cannot_be_erased_holds_its_writer_until_it_is_let_go,
+        wiring::without_a_bucket_a_stream_names_the_command_that_gives_one,
         access::one_operator_is_evicted_and_not_the_other,
         access::no_right_is_wider_than_its_layer,
         access::every_pod_of_ours_is_locked_up,
