@@ -113,19 +113,10 @@ fn is_asked_for(name: &str) -> bool {
     variable("PYRAMID_SCENARIO").is_none_or(|part| name.contains(&part))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
-    let folder = Folder::new().unwrap();
-    let cluster = match variable("PYRAMID_CLUSTER") {
-        Some(state) => Cluster::open(Path::new(&state)).unwrap(),
-        None => {
-            let cluster = Cluster::start(&folder.join("cluster")).await.unwrap();
-            cluster.shell(&format!("{PREPARE}{}", install())).await.unwrap();
-            cluster
-        }
-    };
-    let beside_others = scenarios!(
-        &cluster,
+/// Those that disturb no other.
+fn beside_others(cluster: &Cluster) -> Vec<Scenario<'_>> {
+    scenarios!(
+        cluster,
         certificates::all_are_renewed_and_taken_into_use_without_a_restart,
         admission::a_pod_gets_a_pusher_and_is_as_it_was_otherwise,
         admission::names_that_are_not_the_pods_to_give_are_refused,
@@ -164,10 +155,13 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         webhook::a_broken_one_holds_back_annotated_pods_only,
         wiring::what_is_wired_wrongly_says_so_and_gets_ready_when_it_is_mended,
         wiring::a_subscription_says_why_nothing_is_delivered,
-    );
-    let beside_others = run(beside_others, SIDE_BY_SIDE).await;
-    let alone = scenarios!(
-        &cluster,
+    )
+}
+
+/// Those that take away what others use, or look at what others do.
+fn alone(cluster: &Cluster) -> Vec<Scenario<'_>> {
+    scenarios!(
+        cluster,
         webhook::a_foreign_root_in_the_configuration_is_replaced,
         // It looks at the clock.
         delivery::another_pod_of_an_exclusive_subscription_takes_over,
@@ -190,9 +184,23 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         access::every_pod_of_ours_is_locked_up,
         // Last: it judges what all the others made the operator do.
         access::what_is_granted_is_what_was_asked_for,
-    );
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
+    let folder = Folder::new().unwrap();
+    let cluster = match variable("PYRAMID_CLUSTER") {
+        Some(state) => Cluster::open(Path::new(&state)).unwrap(),
+        None => {
+            let cluster = Cluster::start(&folder.join("cluster")).await.unwrap();
+            cluster.shell(&format!("{PREPARE}{}", install())).await.unwrap();
+            cluster
+        }
+    };
+    let beside_others = run(beside_others(&cluster), SIDE_BY_SIDE).await;
     // All are told of, though some failed.
-    let alone = run(alone, 1).await;
+    let alone = run(alone(&cluster), 1).await;
     beside_others.unwrap();
     alone.unwrap();
 }

@@ -12,6 +12,8 @@ const JOB: &str = "--timeout=120s";
 const STREAM: &str = "streams.pyramid.dev/orders";
 const SUBSCRIPTION: &str = "subscriptions.pyramid.dev/orders-projector";
 
+/// The Writer that serves.
+const FAR: &str = "writers.pyramid.dev/far";
 /// The Stream that cannot be erased.
 const HELD: &str = "streams.pyramid.dev/held";
 
@@ -61,7 +63,6 @@ async fn appends_two(shop: &Shop<'_>, name: &str) -> anyhow::Result<()> {
 pub(crate) async fn a_writer_elsewhere_serves_two_namespaces_is_replaced_and_goes_with_its_volume(
     cluster: &Cluster,
 ) -> anyhow::Result<()> {
-    const FAR: &str = "writers.pyramid.dev/far";
     let home = elsewhere(cluster).await?;
     home.apply(&format!("{}    caConfigMapRef: {{name: far-ca}}\n", writer("far")?)).await?;
     let missing = "ConfigMap elsewhere/far-ca with the key";
@@ -113,10 +114,21 @@ pub(crate) async fn a_writer_elsewhere_serves_two_namespaces_is_replaced_and_goe
     appends_two(&home, "orders-append").await?;
     shop.received(2).await?;
 
-    // Another template is another Pod, on the same volume.
+    gets_another_pod(&home).await?;
+    appends_two(&home, "later").await?;
+    shop.received(4).await?;
+    ensure!(shop.orders().await? == 4, "{} orders of two Jobs", shop.orders().await?);
+
+    cluster.kubectl(&["delete", "namespace", shop.namespace, "--timeout=120s"]).await?;
+    home.kubectl(&["delete", STREAM, "--timeout=60s"]).await?;
+    goes_with_its_volume(&home, "far").await
+}
+
+/// The Writer `far` gets another template, and so another Pod, on the same volume.
+async fn gets_another_pod(home: &Shop<'_>) -> anyhow::Result<()> {
     let pod = async || {
         let get = ["get", "pod", "far-writer-0", "--namespace", ELSEWHERE];
-        cluster.kubectl_json(&get).await
+        home.cluster.kubectl_json(&get).await
     };
     let before = pod().await?["metadata"]["uid"].clone();
     let resources =
@@ -127,16 +139,10 @@ pub(crate) async fn a_writer_elsewhere_serves_two_namespaces_is_replaced_and_goe
         let cpu = &pod["spec"]["containers"][0]["resources"]["requests"]["cpu"];
         Ok(pod["metadata"]["uid"] != before && cpu == "20m")
     };
-    cluster.wait_for("the Writer has another Pod", SOON, replaced).await?;
-    home.told(&uid, "PodEvicted", "replaced by one of the newest template").await?;
-    home.says(FAR, "Progressing", "False/Stable", "").await?;
-    appends_two(&home, "later").await?;
-    shop.received(4).await?;
-    ensure!(shop.orders().await? == 4, "{} orders of two Jobs", shop.orders().await?);
-
-    cluster.kubectl(&["delete", "namespace", shop.namespace, "--timeout=120s"]).await?;
-    home.kubectl(&["delete", STREAM, "--timeout=60s"]).await?;
-    goes_with_its_volume(&home, "far").await
+    home.cluster.wait_for("the Writer has another Pod", SOON, replaced).await?;
+    home.told(&home.uid(FAR).await?, "PodEvicted", "replaced by one of the newest template")
+        .await?;
+    home.says(FAR, "Progressing", "False/Stable", "").await
 }
 
 /// The Writers of both namespaces are protected in the same way.
