@@ -21,7 +21,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::Api;
 use kube::core::PartialObjectMeta;
-use kube::runtime::events::{Event, EventType};
+use kube::runtime::events::EventType;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use pyramid_crds::label::{DISABLED, INJECTION};
 use pyramid_telemetry::metrics::{Gauge, Registry};
@@ -112,20 +112,10 @@ fn broken(what: &str, error: &watcher::Error) {
     tracing::warn!(what, error, "a watch of the pod audit broke and is taken up again");
 }
 
-/// Sends the event to the pod and to what made it. One that cannot be written is lost: the gauge
-/// still counts the pod, and a namespace that ends takes no events.
+/// Tells of the pod and of what made it. One that is lost is still counted by the gauge.
 async fn tell(context: &Context, finding: &Finding) {
-    let event = Event {
-        type_: EventType::Warning,
-        reason: finding.reason().to_owned(),
-        note: Some(finding.note()),
-        action: "Audit".to_owned(),
-        secondary: finding.related(),
-    };
     for object in finding.objects() {
-        if let Err(error) = context.recorder.publish(&event, object).await {
-            let error = &error as &dyn std::error::Error;
-            tracing::debug!(error, reason = event.reason, "an event could not be written");
-        }
+        let (reason, related) = (finding.reason(), finding.related());
+        context.tell_of(object, related, EventType::Warning, reason, finding.note()).await;
     }
 }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use kube::runtime::events::Recorder;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder};
 use pyramid_telemetry::logs::causes;
 use pyramid_tls::Authority;
 use tokio::sync::watch;
@@ -35,6 +36,42 @@ pub(crate) struct Context {
     /// How many Streams each Writer has; filled while this replica leads.
     pub(crate) bound: Arc<Bound>,
     pub(crate) metrics: Metrics,
+}
+
+impl Context {
+    /// Tells whoever looks at the object. Best effort: an event is for people, and in a namespace
+    /// that goes none can be created.
+    pub(crate) async fn tell(
+        &self,
+        object: &ObjectReference,
+        type_: EventType,
+        reason: &str,
+        note: String,
+    ) {
+        self.tell_of(object, None, type_, reason, note).await;
+    }
+
+    /// The same, if it is about another object, too. Events that come again within minutes are
+    /// counted, and the first note stays: what it names beside `object` must be `related`.
+    pub(crate) async fn tell_of(
+        &self,
+        object: &ObjectReference,
+        related: Option<ObjectReference>,
+        type_: EventType,
+        reason: &str,
+        note: String,
+    ) {
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: reason.to_owned(),
+            secondary: related,
+        };
+        if let Err(error) = self.recorder.publish(&event, object).await {
+            tracing::debug!(error = causes(&error), reason, "publish an event");
+        }
+    }
 }
 
 /// What the API server said, for people: kube's own text repeats the whole answer.

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference};
 use kube::ResourceExt;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::events::{Event, EventType};
+use kube::runtime::events::EventType;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use pyramid_crds::{Stream, Subscription, Writer};
 use pyramid_protocol::bootstrap::{BOOTSTRAP_KEY, Bootstrap};
@@ -232,8 +232,7 @@ impl Kinds {
         self.context.trust.borrow().trust_domain.clone()
     }
 
-    /// Tells whoever looks at the object. Best effort: an event is for people, and in a namespace
-    /// that goes none can be created.
+    /// [`Context::tell`] about this object.
     pub(crate) async fn tell<K>(&self, object: &K, type_: EventType, reason: &str, note: &str)
     where
         K: kube::Resource<DynamicType = ()>,
@@ -241,8 +240,7 @@ impl Kinds {
         self.tell_of(object, None, type_, reason, note).await;
     }
 
-    /// The same, if it is about another object, too. Events that come again within minutes are
-    /// counted, and the first note stays: what it names beside `object` must be `related`.
+    /// The same, if it is about another object, too.
     pub(crate) async fn tell_of<K>(
         &self,
         object: &K,
@@ -253,15 +251,7 @@ impl Kinds {
     ) where
         K: kube::Resource<DynamicType = ()>,
     {
-        let event = Event {
-            type_,
-            reason: reason.to_owned(),
-            note: Some(note.to_owned()),
-            action: reason.to_owned(),
-            secondary: related,
-        };
-        if let Err(error) = self.context.recorder.publish(&event, &object.object_ref(&())).await {
-            tracing::debug!(%error, reason, "publish an event");
-        }
+        let object = object.object_ref(&());
+        self.context.tell_of(&object, related, type_, reason, note.to_owned()).await;
     }
 }

@@ -13,7 +13,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use pyramid_crds::condition::{Truth, find, reasons, types};
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::STATS_MANAGER;
 use crate::kinds::Kinds;
 use crate::kinds::configured::{Declared, Kind, Name};
+use crate::kinds::retries::Failure;
 use crate::kinds::status::{self, Present, Set, Verdict};
 use crate::kinds::writers::{Founded, WriterName};
 use crate::metrics::Controller;
@@ -151,19 +153,58 @@ async fn settle(kinds: &Kinds) {
                 names
             }
         };
-        for name in names {
-            let key = gone_key(&name);
-            match gone::settle(kinds, &name).await {
-                Ok(()) => kinds.retries.reset(&key),
-                Err(error) => {
-                    let wait = kinds.retries.failed(&key, error.failure());
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(%name, ?wait, error, "settle what is gone");
-                    late.add(name, wait);
-                }
-            }
+        settle_all(kinds, names, &mut late).await;
+    }
+}
+
+/// Writer by Writer, side by side: one that is silent holds up its own names only.
+async fn settle_all(kinds: &Kinds, names: Vec<Name>, late: &mut Late) {
+    let founded = kinds.founded();
+    let mut by_writer: Vec<BoxFuture<'_, Vec<(Name, Duration)>>> = Vec::new();
+    for writer in &founded {
+        let held = names.iter().filter(|name| kinds.configured.declared(writer, name).is_some());
+        let settle = move |name| settle_in(kinds, writer, name).boxed();
+        by_writer.push(in_order(held.cloned().collect(), settle).boxed());
+    }
+    let left: Vec<_> =
+        futures::stream::iter(by_writer).buffer_unordered(CONCURRENCY).collect().await;
+    let mut left: BTreeMap<Name, Duration> = left.into_iter().flatten().collect();
+    for name in names {
+        match left.remove(&name) {
+            Some(wait) => late.add(name, wait),
+            None => kinds.retries.reset(&gone_key(&name)),
         }
     }
+}
+
+/// What kind of failure it was, and how long the name waits now.
+async fn settle_in(kinds: &Kinds, writer: &Founded, name: Name) -> Result<(), (Failure, Duration)> {
+    gone::settle(kinds, writer, &name).await.map_err(|error| {
+        let failure = error.failure();
+        let wait = kinds.retries.failed(&gone_key(&name), failure);
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(%name, ?wait, error, "settle what is gone");
+        (failure, wait)
+    })
+}
+
+/// Tries one name after the other; answers with those that are left, and how long each waits. The
+/// first that fails in passing is the last that is tried: whoever is silent is so for all of them.
+async fn in_order<'a>(
+    names: Vec<Name>,
+    settle: impl Fn(Name) -> BoxFuture<'a, Result<(), (Failure, Duration)>>,
+) -> Vec<(Name, Duration)> {
+    let mut left = Vec::new();
+    let mut names = names.into_iter();
+    while let Some(name) = names.next() {
+        let Err((failure, wait)) = settle(name.clone()).await else { continue };
+        left.push((name, wait));
+        if failure == Failure::Passing {
+            left.extend(names.map(|name| (name, wait)));
+            break;
+        }
+    }
+    left
 }
 
 fn gone_key(name: &Name) -> String {
@@ -307,6 +348,9 @@ fn note_failure(written: Result<bool, kube::Error>, namespace: &str, name: &str)
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+    use std::sync::Mutex;
+
     use super::*;
 
     #[test]
@@ -323,6 +367,26 @@ mod tests {
         assert_eq!(stream_fields(&info), expected);
         let most = pb::StreamInfo { chunk_bytes: u64::MAX, live_bytes: 1, ..info };
         assert_eq!(stream_fields(&most)[2], ("sizeBytes", json!(i64::MAX)));
+    }
+
+    #[tokio::test]
+    async fn one_call_that_fails_in_passing_is_the_last_for_its_writer() {
+        const WAIT: Duration = Duration::from_secs(7);
+        let names = ["a", "b", "c"].map(|name| Name::stream("shop", name));
+        let tried = async |failure: Failure| {
+            let tried = Mutex::new(Vec::new());
+            let left = in_order(names.to_vec(), |name| {
+                let answer = if name == names[1] { Err((failure, WAIT)) } else { Ok(()) };
+                tried.lock().unwrap().push(name);
+                ready(answer).boxed()
+            })
+            .await;
+            (tried.into_inner().unwrap(), left)
+        };
+        let [_, b, c] = &names;
+        let waits = |names: &[&Name]| names.iter().map(|&name| (name.clone(), WAIT)).collect();
+        assert_eq!(tried(Failure::Passing).await, (names[..2].to_vec(), waits(&[b, c])));
+        assert_eq!(tried(Failure::Lasting).await, (names.to_vec(), waits(&[b])));
     }
 
     #[test]

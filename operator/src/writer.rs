@@ -317,7 +317,7 @@ impl Shared {
         }
         act::write_status(&self.context, parent, &after).await?;
         for status::News { type_, reason, note } in status::news(&before, &after) {
-            act::tell(&self.context, writer, type_, &reason, "Reconcile", &note).await;
+            self.context.tell(&writer.object_ref(&()), type_, &reason, note).await;
         }
         Ok(())
     }

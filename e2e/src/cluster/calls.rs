@@ -4,7 +4,6 @@
 //! there is who, what and how it ended, and no content, so no Secret is in it.
 
 use std::fs;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
@@ -66,6 +65,17 @@ impl Call {
             && !self.group.ends_with("authorization.k8s.io");
         changes && is_stored && self.resource != "leases"
     }
+
+    /// The resource as kubectl names it, `streams.pyramid.dev/status`; a path that is none is empty.
+    #[must_use]
+    pub fn kind(&self) -> String {
+        let Self { resource, group, subresource, .. } = self;
+        let before = |mark: &str, text: &str| match text {
+            "" => String::new(),
+            text => format!("{mark}{text}"),
+        };
+        format!("{resource}{}{}", before(".", group), before("/", subresource))
+    }
 }
 
 impl Cluster {
@@ -86,16 +96,6 @@ impl Cluster {
             calls.extend(read(&text).with_context(|| format!("read {}", file.display()))?);
         }
         calls.sort_unstable();
-        Ok(calls)
-    }
-
-    /// The writes among the calls of a span of time, both ends as [`Call::time`] says it.
-    ///
-    /// # Errors
-    /// As [`Self::calls`].
-    pub fn writes(&self, span: &RangeInclusive<String>) -> anyhow::Result<Vec<Call>> {
-        let mut calls = self.calls()?;
-        calls.retain(|call| call.is_write() && span.contains(&call.time));
         Ok(calls)
     }
 }
@@ -217,6 +217,14 @@ mod tests {
         let forbidden: Vec<bool> =
             read(&text).unwrap().iter().map(|call| call.is_forbidden).collect();
         assert_eq!(forbidden, [false, false, true]);
+    }
+
+    #[test]
+    fn a_kind_is_told_as_kubectl_names_it() {
+        let status =
+            Call { subresource: "status".into(), ..call("patch", "pyramid.dev", "streams", 200) };
+        assert_eq!(status.kind(), "streams.pyramid.dev/status");
+        assert_eq!(call("get", "", "pods", 200).kind(), "pods");
     }
 
     #[test]

@@ -45,7 +45,7 @@ const BODIES_MAX: usize = 16;
 const DECODED_MAX: usize = 1;
 /// The API server has its whole review ready when it calls. Whoever sends slowly would keep the place
 /// of others.
-const BODY_TIMEOUT: Duration = Duration::from_secs(3);
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// The API server cuts longer ones. Unit: bytes.
 const WARNING_LEN_MAX: usize = 256;
 

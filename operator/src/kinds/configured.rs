@@ -260,14 +260,16 @@ impl Configured {
         declared.collect()
     }
 
+    /// What the Writer is known to hold of this name.
+    pub(crate) fn declared(&self, writer: &Founded, name: &Name) -> Option<Declared> {
+        let view = self.view(writer);
+        let state = view.state();
+        state.entries.get(name).and_then(|entry| entry.known.declared.clone())
+    }
+
     /// The Writers among `writers` that are known to hold something of this name.
     pub(crate) fn holders<'a>(&self, writers: &'a [Founded], name: &Name) -> Vec<&'a Founded> {
-        let holds = |writer: &&Founded| {
-            let view = self.view(writer);
-            let state = view.state();
-            state.entries.get(name).is_some_and(|entry| entry.known.declared.is_some())
-        };
-        writers.iter().filter(holds).collect()
+        writers.iter().filter(|writer| self.declared(writer, name).is_some()).collect()
     }
 
     /// We have declared this.

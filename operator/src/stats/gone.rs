@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::admin;
 use crate::kinds::Kinds;
-use crate::kinds::configured::{Declared, Kind, Name};
+use crate::kinds::configured::{Kind, Name};
 use crate::kinds::retries::Failure;
 use crate::kinds::status;
 use crate::kinds::writers::{Founded, WriterName};
@@ -58,16 +58,6 @@ pub(super) fn is_orphan(kind: Kind, live: &Live, declared_by: &str, writer: &Wri
     }
 }
 
-/// Settles a name in all Writers that hold it.
-pub(super) async fn settle(kinds: &Kinds, name: &Name) -> Result<(), Error> {
-    let founded = kinds.founded();
-    for writer in kinds.configured.holders(&founded, name) {
-        let Some(declared) = kinds.configured.all(writer).remove(name) else { continue };
-        settle_in(kinds, writer, name, &declared).await?;
-    }
-    Ok(())
-}
-
 /// Names that the Writer holds and that no cached object explains.
 pub(super) fn suspects(kinds: &Kinds, writer: &Founded) -> Vec<Name> {
     let all = kinds.configured.all(writer).into_iter();
@@ -87,12 +77,9 @@ pub(super) fn suspects(kinds: &Kinds, writer: &Founded) -> Vec<Name> {
     unexplained.map(|(name, _)| name).collect()
 }
 
-async fn settle_in(
-    kinds: &Kinds,
-    writer: &Founded,
-    name: &Name,
-    declared: &Declared,
-) -> Result<(), Error> {
+/// Settles a name in a Writer, if it holds it.
+pub(super) async fn settle(kinds: &Kinds, writer: &Founded, name: &Name) -> Result<(), Error> {
+    let Some(declared) = kinds.configured.declared(writer, name) else { return Ok(()) };
     let live = match name.kind {
         Kind::Stream => live::<Stream>(kinds, name).await,
         Kind::Subscription => live::<Subscription>(kinds, name).await,

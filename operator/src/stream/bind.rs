@@ -59,7 +59,7 @@ pub(super) fn binding(
         return Binding::NoDefault(format!(
             "spec.writerRef is absent and no default Writer is there; annotate a Writer of namespace \
              {namespace} or {operators} with {}={}, or let the operator make one: helm upgrade \
-             pyramid <chart> -n {operators} --reuse-values --set defaultWriter.create=true",
+             pyramid <chart> -n {operators} --reset-then-reuse-values --set defaultWriter.create=true",
             annotation::IS_DEFAULT_WRITER,
             annotation::TRUE
         ));
@@ -72,12 +72,12 @@ pub(super) fn binding(
     let Some(spec) = spec.filter(bucket) else {
         return Binding::NoObjectStorage(format!(
             "the default Writer needs a bucket: helm upgrade pyramid <chart> -n {operators} \
-             --reuse-values --set defaultWriter.spec.objectStorage.bucket=<bucket>"
+             --reset-then-reuse-values --set defaultWriter.spec.objectStorage.bucket=<bucket>"
         ));
     };
     let mut spec = spec.clone();
-    // It is there for Streams of all namespaces, or a bare Stream elsewhere would find none.
-    spec.insert("allowedStreams".to_owned(), json!({ "from": "All" }));
+    // It is there for Streams of all namespaces, unless somebody said otherwise.
+    spec.entry("allowedStreams").or_insert_with(|| json!({ "from": "All" }));
     Binding::Create(spec)
 }
 
@@ -204,9 +204,16 @@ spec: {{objectStorage: {{bucket: abc}}, allowedStreams: {{from: {from}}}}}"
             assert_eq!(
                 text,
                 "the default Writer needs a bucket: helm upgrade pyramid <chart> -n pyramid-system \
-                 --reuse-values --set defaultWriter.spec.objectStorage.bucket=<bucket>"
+                 --reset-then-reuse-values --set defaultWriter.spec.objectStorage.bucket=<bucket>"
             );
         }
+    }
+
+    #[test]
+    fn the_default_writer_is_made_for_those_namespaces_that_the_values_name() {
+        let spec = json!({"objectStorage": {"bucket": "acme"}, "allowedStreams": {"from": "Same"}});
+        let made = binding("shop", &[], OPERATORS, &settings(true, spec.clone()));
+        assert_eq!(made, Binding::Create(spec.as_object().unwrap().clone()));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::api::{DeleteParams, EvictParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
-use kube::runtime::events::{Event, EventType};
+use kube::runtime::events::EventType;
 use kube::{Api, Resource, ResourceExt};
 use pyramid_crds::writer::{Member, WriterStatus};
 use pyramid_crds::{Writer, annotation, finalizer};
@@ -141,7 +141,7 @@ impl Actor<'_> {
         };
         write_status(self.context, self.parent, &status).await?;
         let note = "goes on with the volume that an earlier Writer of this name has left";
-        self.tell(EventType::Normal, "AdoptingVolumes", "Adopt", note).await;
+        self.tell(EventType::Normal, "AdoptingVolumes", note).await;
         Ok(())
     }
 
@@ -153,7 +153,7 @@ impl Actor<'_> {
         write_status(self.context, self.parent, &status).await?;
         if is_new {
             let note = "the first replica has founded the cluster";
-            self.tell(EventType::Normal, "Bootstrapped", "Bootstrap", note).await;
+            self.tell(EventType::Normal, "Bootstrapped", note).await;
         }
         Ok(())
     }
@@ -247,7 +247,7 @@ impl Actor<'_> {
             "spec": {"resources": {"requests": {"storage": size}}},
         });
         self.patch_claim(uid, patch).await?;
-        self.tell(EventType::Normal, "VolumeExpanding", "Expand", "the volume grows").await;
+        self.tell(EventType::Normal, "VolumeExpanding", "the volume grows").await;
         Ok(())
     }
 
@@ -265,7 +265,7 @@ impl Actor<'_> {
             evicted => {
                 evicted.map_err(Error::kube("evict the Pod"))?;
                 let note = "replaced by one of the newest template";
-                self.tell(EventType::Normal, "PodEvicted", "Roll", note).await;
+                self.tell(EventType::Normal, "PodEvicted", note).await;
                 Ok(())
             }
         }
@@ -284,9 +284,9 @@ impl Actor<'_> {
         }
     }
 
-    /// Publishes an event. That it could not is no reason to stop.
-    async fn tell(&self, type_: EventType, reason: &str, action: &str, note: &str) {
-        tell(self.context, self.parent.writer, type_, reason, action, note).await;
+    async fn tell(&self, type_: EventType, reason: &str, note: &str) {
+        let object = self.parent.writer.object_ref(&());
+        self.context.tell(&object, type_, reason, note.to_owned()).await;
     }
 }
 
@@ -294,28 +294,6 @@ impl Actor<'_> {
 fn only(uid: &str) -> DeleteParams {
     let uid = Some(uid.to_owned());
     DeleteParams::background().preconditions(Preconditions { uid, ..Preconditions::default() })
-}
-
-/// Publishes an event about a Writer. That it could not is no reason to stop.
-pub(crate) async fn tell(
-    context: &Context,
-    writer: &Writer,
-    type_: EventType,
-    reason: &str,
-    action: &str,
-    note: &str,
-) {
-    let event = Event {
-        type_,
-        reason: reason.to_owned(),
-        note: Some(note.to_owned()),
-        action: action.to_owned(),
-        secondary: None,
-    };
-    let published = context.recorder.publish(&event, &writer.object_ref(&())).await;
-    if let Err(error) = published {
-        tracing::debug!(%error, reason, "event not published");
-    }
 }
 
 /// Replaces the whole status, if the Writer is still the one that was read.

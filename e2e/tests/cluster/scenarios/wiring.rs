@@ -209,8 +209,8 @@ pub(crate) async fn without_a_bucket_a_stream_names_the_command_that_gives_one(
     };
     let named = named.await;
     // Also after a failure: what runs later needs it. The store of this cluster needs more values.
-    let usual = format!("helm upgrade pyramid <chart> -n {SYSTEM} --reuse-values --set ");
-    let usual = format!("{usual}defaultWriter.spec.objectStorage.bucket=<bucket>");
+    let usual = format!("helm upgrade pyramid <chart> -n {SYSTEM} --reset-then-reuse-values ");
+    let usual = format!("{usual}--set defaultWriter.spec.objectStorage.bucket=<bucket>");
     let command = named.as_deref().unwrap_or(&usual);
     let command = command.replace("<chart>", "helm/pyramid").replace("<bucket>", "$S3_BUCKET");
     let storage = "--set defaultWriter.spec.objectStorage";

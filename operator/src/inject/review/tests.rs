@@ -243,7 +243,7 @@ fn begun(state: &State) -> impl Future<Output = StatusCode> + use<> {
 #[tokio::test(start_paused = true)]
 async fn sixteen_reviews_are_read_at_once_and_the_next_one_waits() {
     let good = serde_json::to_vec(&asked(&pod(&json!({})))).unwrap();
-    for (slow, waits) in [(15, 0), (16, 3)] {
+    for (slow, waits) in [(15, 0), (16, BODY_TIMEOUT.as_secs())] {
         let state = state();
         let mut tasks = tokio::task::JoinSet::new();
         for _ in 0..slow {

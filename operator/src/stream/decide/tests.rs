@@ -267,7 +267,7 @@ fn without_a_bucket_it_is_stalled_with_the_command_that_mends_it() {
             ("Stalled", "True", "NoObjectStorage")
         ]
     );
-    let command = "--reuse-values --set defaultWriter.spec.objectStorage.bucket=";
+    let command = "--reset-then-reuse-values --set defaultWriter.spec.objectStorage.bucket=";
     assert!(decision.verdicts[0].message.contains(command));
     let spec = json!({"objectStorage": {"bucket": "acme"}});
     scene.settings = DefaultWriter { create: true, spec: Some(spec) };

@@ -72,7 +72,7 @@ pub(super) enum Event {
     Operate,
     /// It is restarted.
     Crash,
-    /// It is restarted in the middle of applying the children.
+    /// It is restarted when the children are applied and it does not know yet.
     CrashAmongChildren,
     /// The controllers of the cluster go on.
     Controllers,
@@ -397,6 +397,7 @@ impl World {
             Event::CrashAmongChildren => {
                 let decided = self.observe().map(|seen| plan(&seen));
                 if decided == Some(Step::ApplyChildren) {
+                    self.apply_children(fresh);
                     self.end_pass();
                 }
             }
