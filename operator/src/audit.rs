@@ -115,6 +115,7 @@ fn broken(what: &str, error: &watcher::Error) {
 /// Tells of the pod and of what made it. One that is lost is still counted by the gauge.
 async fn tell(context: &Context, finding: &Finding) {
     for object in finding.objects() {
-        context.tell(object, EventType::Warning, finding.reason(), finding.note()).await;
+        let (reason, related) = (finding.reason(), finding.related());
+        context.tell_of(object, related, EventType::Warning, reason, finding.note()).await;
     }
 }

@@ -16,7 +16,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{Config, applier};
 use kube::{Api, ResourceExt};
-use pyramid_crds::writer::CA_KEY;
+use pyramid_crds::writer::{CA_KEY, LocalRef};
 use pyramid_crds::{Stream, Subscription, Writer, label};
 use pyramid_protocol::bootstrap::{BOOTSTRAP_KEY, CONFIG_MAP, TRUST_BUNDLE_KEY};
 use serde_json::json;
@@ -31,6 +31,7 @@ use crate::kinds::Kinds;
 use crate::kinds::retries::{Failure, spread};
 use crate::kinds::writers::WriterName;
 use crate::metrics::Controller;
+use crate::settings::Settings;
 use crate::subscription::resolve::resolve;
 
 /// ConfigMaps that are written at the same time.
@@ -204,10 +205,10 @@ impl Work {
     /// The authorities of the object store. A ConfigMap that is not there is the Writer's trouble
     /// and no reason to tell a namespace nothing at all.
     async fn authorities(&self, writer: &Writer) -> Result<Option<String>, Error> {
-        let Some(reference) = &writer.spec.object_storage.ca_config_map_ref else {
+        let name = WriterName::of(writer);
+        let Some(reference) = readable_authorities(writer, &self.kinds.context.settings) else {
             return Ok(None);
         };
-        let name = WriterName::of(writer);
         let known = self.read().get(&name).cloned();
         let is_fresh =
             |one: &Read| one.at.elapsed() < AUTHORITIES_HOLD && one.config_map == reference.name;
@@ -230,7 +231,40 @@ impl Work {
     }
 }
 
+/// The ConfigMap with the authorities of a Writer's object store. Where no Writer may be, we may not
+/// read it: a Stream that names such a Writer, and lists the accounts of another namespace, would
+/// keep that one from being told anything.
+fn readable_authorities<'a>(writer: &'a Writer, settings: &Settings) -> Option<&'a LocalRef> {
+    let reference = writer.spec.object_storage.ca_config_map_ref.as_ref()?;
+    settings.enables(writer.namespace().as_deref()?).then_some(reference)
+}
+
 /// Nothing can be created in a namespace that goes, and nothing needs to be.
 fn is_namespace_gone(status: &kube::core::Status) -> bool {
     status.is_not_found() || (status.is_forbidden() && status.message.contains("being terminated"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_are_read_only_where_writers_may_be() {
+        let settings = Settings {
+            writer_namespaces: vec!["pyramid-system".to_owned()],
+            ..Settings::for_tests()
+        };
+        let name = |namespace: &str, storage: &str| {
+            let writer: Writer = serde_saphyr::from_str(&format!(
+                "metadata: {{name: w, namespace: {namespace}}}
+spec: {{objectStorage: {{bucket: abc {storage}}}}}"
+            ))
+            .unwrap();
+            readable_authorities(&writer, &settings).map(|one| one.name.clone())
+        };
+        let named = ", caConfigMapRef: {name: ca}";
+        assert_eq!(name("pyramid-system", named), Some("ca".to_owned()));
+        assert_eq!(name("pyramid-system", ""), None);
+        assert_eq!(name("shop", named), None);
+    }
 }

@@ -48,12 +48,25 @@ impl Context {
         reason: &str,
         note: String,
     ) {
+        self.tell_of(object, None, type_, reason, note).await;
+    }
+
+    /// The same, if it is about another object, too. Events that come again within minutes are
+    /// counted, and the first note stays: what it names beside `object` must be `related`.
+    pub(crate) async fn tell_of(
+        &self,
+        object: &ObjectReference,
+        related: Option<ObjectReference>,
+        type_: EventType,
+        reason: &str,
+        note: String,
+    ) {
         let event = Event {
             type_,
             reason: reason.to_owned(),
             note: Some(note),
             action: reason.to_owned(),
-            secondary: None,
+            secondary: related,
         };
         if let Err(error) = self.recorder.publish(&event, object).await {
             tracing::debug!(error = causes(&error), reason, "publish an event");

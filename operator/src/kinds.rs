@@ -16,7 +16,7 @@ pub(crate) mod writers;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference};
 use kube::ResourceExt;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::events::EventType;
@@ -237,6 +237,21 @@ impl Kinds {
     where
         K: kube::Resource<DynamicType = ()>,
     {
-        self.context.tell(&object.object_ref(&()), type_, reason, note.to_owned()).await;
+        self.tell_of(object, None, type_, reason, note).await;
+    }
+
+    /// The same, if it is about another object, too.
+    pub(crate) async fn tell_of<K>(
+        &self,
+        object: &K,
+        related: Option<ObjectReference>,
+        type_: EventType,
+        reason: &str,
+        note: &str,
+    ) where
+        K: kube::Resource<DynamicType = ()>,
+    {
+        let object = object.object_ref(&());
+        self.context.tell_of(&object, related, type_, reason, note.to_owned()).await;
     }
 }

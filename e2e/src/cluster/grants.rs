@@ -37,12 +37,13 @@ impl Grant {
             && (self.names.is_empty() || self.names.contains(&call.name))
     }
 
-    /// `<role>: <verb> <resource>.<group>`.
+    /// `<role>: <verb> <resource>.<group>`, and ` in <namespace>` if it holds in one alone.
     #[must_use]
     pub fn text(&self) -> String {
         let Self { role, group, resource, verb, .. } = self;
         let dot = if group.is_empty() { "" } else { "." };
-        format!("{role}: {verb} {resource}{dot}{group}")
+        let place = self.namespace.as_ref().map(|namespace| format!(" in {namespace}"));
+        format!("{role}: {verb} {resource}{dot}{group}{}", place.unwrap_or_default())
     }
 }
 
@@ -200,6 +201,12 @@ mod tests {
             grant("get", "pods", None, &[]).covers(&call("get", "pods", "shop", "b", 404)),
             "everywhere and by any name"
         );
+    }
+
+    #[test]
+    fn a_grant_says_where_it_holds_if_not_everywhere() {
+        assert_eq!(grant("get", "pods", None, &[]).text(), "r: get pods");
+        assert_eq!(grant("get", "pods", Some("sys"), &[]).text(), "r: get pods in sys");
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod admission;
 mod certificates;
 mod deletion;
 mod delivery;
+mod elsewhere;
 mod faults;
 mod intruders;
 mod lost;
@@ -23,8 +24,10 @@ mod pods;
 mod refusals;
 pub(crate) mod shop;
 mod shown;
+mod told;
 mod upgrade;
 mod webhook;
+mod wiring;
 
 use std::path::Path;
 use std::time::Instant;
@@ -39,6 +42,9 @@ use pyramid_e2e::process::{Folder, tell};
 /// Where the chart is installed.
 const SYSTEM: &str = "pyramid-system";
 
+/// Where Writers may run, too. It is there before the chart, which puts rights into it, and stays.
+const ELSEWHERE: &str = "elsewhere";
+
 /// The values of the chart that differ from the quickstart's: the chunks of deleted Streams go soon,
 /// and certificates live for minutes. The shortest life is long enough for the scenarios without
 /// operators: a Pod's has two minutes left when it is renewed at the latest. Operators and Writers
@@ -46,9 +52,18 @@ const SYSTEM: &str = "pyramid-system";
 const VALUES: &str = "--set waits.chunkUrlSeconds=5 --set pki.writerLifeSeconds=420 \
                       --set pki.operatorLifeSeconds=480 --set pki.podLifeSeconds=360";
 
-/// The command that installs the chart with [`VALUES`].
+/// [`VALUES`], with [`ELSEWHERE`] as a namespace of Writers.
+fn values() -> String {
+    format!("{VALUES} --set 'writerNamespaces[0]={ELSEWHERE}'")
+}
+
+/// The commands that install the chart with [`values`].
 pub(crate) fn install() -> String {
-    format!("{INSTALL} {VALUES}\n")
+    format!(
+        "kubectl create namespace {ELSEWHERE} --dry-run=client -o yaml | kubectl apply -f -\n\
+         {INSTALL} {}\n",
+        values()
+    )
 }
 
 /// Scenarios that run side by side. Each has a namespace of its own; more of them would only wait
@@ -98,19 +113,10 @@ fn is_asked_for(name: &str) -> bool {
     variable("PYRAMID_SCENARIO").is_none_or(|part| name.contains(&part))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
-    let folder = Folder::new().unwrap();
-    let cluster = match variable("PYRAMID_CLUSTER") {
-        Some(state) => Cluster::open(Path::new(&state)).unwrap(),
-        None => {
-            let cluster = Cluster::start(&folder.join("cluster")).await.unwrap();
-            cluster.shell(&format!("{PREPARE}{}", install())).await.unwrap();
-            cluster
-        }
-    };
-    let beside_others = scenarios!(
-        &cluster,
+/// Those that disturb no other.
+fn beside_others(cluster: &Cluster) -> Vec<Scenario<'_>> {
+    scenarios!(
+        cluster,
         certificates::all_are_renewed_and_taken_into_use_without_a_restart,
         admission::a_pod_gets_a_pusher_and_is_as_it_was_otherwise,
         admission::names_that_are_not_the_pods_to_give_are_refused,
@@ -123,6 +129,7 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         delivery::each_pod_of_a_broadcast_subscription_gets_all,
         delivery::two_subscriptions_of_one_pod_have_a_port_each,
         delivery::a_subscription_by_labels_gets_ten_streams_and_one_that_comes_later,
+        elsewhere::a_writer_elsewhere_serves_two_namespaces_is_replaced_and_goes_with_its_volume,
         intruders::who_has_no_right_neither_appends_nor_reads_nor_is_pushed_to,
         intruders::the_issuer_believes_good_tokens_only_and_no_request,
         intruders::a_right_that_is_taken_ends_pushes_and_appends_and_given_back_they_go_on,
@@ -146,10 +153,15 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         shown::helm_waits_until_streams_and_subscriptions_are_ready,
         webhook::who_calls_it_from_a_pod_gets_an_answer_and_changes_nothing,
         webhook::a_broken_one_holds_back_annotated_pods_only,
-    );
-    let beside_others = run(beside_others, SIDE_BY_SIDE).await;
-    let alone = scenarios!(
-        &cluster,
+        wiring::what_is_wired_wrongly_says_so_and_gets_ready_when_it_is_mended,
+        wiring::a_subscription_says_why_nothing_is_delivered,
+    )
+}
+
+/// Those that take away what others use, or look at what others do.
+fn alone(cluster: &Cluster) -> Vec<Scenario<'_>> {
+    scenarios!(
+        cluster,
         webhook::a_foreign_root_in_the_configuration_is_replaced,
         // It looks at the clock.
         delivery::another_pod_of_an_exclusive_subscription_takes_over,
@@ -162,14 +174,33 @@ async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
         faults::a_consumer_catches_up_after_its_node_was_cut_off,
         upgrade::other_images_come_under_load_without_a_failed_append,
         upgrade::uninstalled_and_installed_again_all_goes_on,
+        // It looks at a number of the whole cluster.
+        wiring::a_pod_that_asks_too_late_is_counted_and_told_of,
+        // It takes the Writer's Pod for good, by a quota of the namespace.
+        elsewhere::a_stream_that_cannot_be_erased_holds_its_writer_until_it_is_let_go,
+        wiring::without_a_bucket_a_stream_names_the_command_that_gives_one,
         access::one_operator_is_evicted_and_not_the_other,
         access::no_right_is_wider_than_its_layer,
         access::every_pod_of_ours_is_locked_up,
         // Last: it judges what all the others made the operator do.
         access::what_is_granted_is_what_was_asked_for,
-    );
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_doubled_or_reordered_whatever_breaks() {
+    let folder = Folder::new().unwrap();
+    let cluster = match variable("PYRAMID_CLUSTER") {
+        Some(state) => Cluster::open(Path::new(&state)).unwrap(),
+        None => {
+            let cluster = Cluster::start(&folder.join("cluster")).await.unwrap();
+            cluster.shell(&format!("{PREPARE}{}", install())).await.unwrap();
+            cluster
+        }
+    };
+    let beside_others = run(beside_others(&cluster), SIDE_BY_SIDE).await;
     // All are told of, though some failed.
-    let alone = run(alone, 1).await;
+    let alone = run(alone(&cluster), 1).await;
     beside_others.unwrap();
     alone.unwrap();
 }

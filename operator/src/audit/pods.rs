@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::Event;
+use pyramid_crds::Subscription;
 use pyramid_crds::annotation::{APPEND, FALSE, INJECT, INJECTED_BY, SUBSCRIPTIONS};
 use tokio::time::Instant;
 
@@ -52,6 +54,21 @@ impl Finding {
             Matter::SubscriptionMissing(name) => {
                 format!("pod {pod} names Subscription {name}, which does not exist; create it")
             }
+        }
+    }
+
+    /// What the events of one Pod differ in: without it, the second Subscription that is missing
+    /// would be counted as the first.
+    pub(super) fn related(&self) -> Option<ObjectReference> {
+        match &self.matter {
+            Matter::SidecarMissing => None,
+            Matter::SubscriptionMissing(name) => Some(ObjectReference {
+                api_version: Some(Subscription::api_version(&()).into_owned()),
+                kind: Some(Subscription::kind(&()).into_owned()),
+                namespace: self.pod.namespace.clone(),
+                name: Some(name.clone()),
+                ..ObjectReference::default()
+            }),
         }
     }
 

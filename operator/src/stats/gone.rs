@@ -3,6 +3,7 @@
 //! A stream is closed and keeps its records: absence deletes nothing. A subscription holds nothing,
 //! so it is removed. In both cases the server is asked first: a cache may be wrong.
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Resource;
 use kube::api::DynamicObject;
 use kube::runtime::events::EventType;
@@ -124,9 +125,25 @@ pub(super) async fn settle(kinds: &Kinds, writer: &Founded, name: &Name) -> Resu
     if let Some(guarded) = kinds.writer(&writer.name)
         && let Ok(object) = &guarded.0
     {
-        kinds.tell(object, EventType::Normal, reason, &note).await;
+        let gone = Some(reference(name));
+        kinds.tell_of(object, gone, EventType::Normal, reason, &note).await;
     }
     Ok(())
+}
+
+/// The object that is gone. One that comes later under its name is told of together with it.
+fn reference(name: &Name) -> ObjectReference {
+    let (api_version, kind) = match name.kind {
+        Kind::Stream => (Stream::api_version(&()), Stream::kind(&())),
+        Kind::Subscription => (Subscription::api_version(&()), Subscription::kind(&())),
+    };
+    ObjectReference {
+        api_version: Some(api_version.into_owned()),
+        kind: Some(kind.into_owned()),
+        namespace: Some(name.namespace.clone()),
+        name: Some(name.name.clone()),
+        ..ObjectReference::default()
+    }
 }
 
 async fn live<K>(kinds: &Kinds, name: &Name) -> Result<Live, kube::Error>
@@ -171,6 +188,18 @@ mod tests {
         assert!(is(Kind::Stream, &live("other", Some("v"))));
         assert!(!is(Kind::Stream, &live("mine", Some("v"))));
         assert!(!is(Kind::Subscription, &live("other", Some("v"))));
+    }
+
+    #[test]
+    fn an_event_names_what_is_gone_so_that_two_are_not_counted_as_one() {
+        let [stream, subscription] = [Name::stream("shop", "a"), Name::subscription("shop", "a")]
+            .map(|name| serde_json::json!(reference(&name)));
+        let expected = |kind: &str| {
+            serde_json::json!({"apiVersion": "pyramid.dev/v1alpha1", "kind": kind,
+                "namespace": "shop", "name": "a"})
+        };
+        assert_eq!(stream, expected("Stream"));
+        assert_eq!(subscription, expected("Subscription"));
     }
 
     #[test]

@@ -6,9 +6,9 @@ use anyhow::{Context, ensure};
 use pyramid_e2e::cluster::{Cluster, Grant};
 use serde_json::{Value, json};
 
-use super::SYSTEM;
 use super::outage::scale_operator;
 use super::shop::{SOON, Shop};
+use super::{ELSEWHERE, SYSTEM};
 
 /// What no run needs for certain, as [`Grant::text`] says it, and why it is granted.
 const NEEDED_BY_CHANCE: &[(&str, &str)] = &[
@@ -83,9 +83,16 @@ pub(crate) async fn no_right_is_wider_than_its_layer(cluster: &Cluster) -> anyho
         let is_named = !names.is_empty() || namespace.is_some() || resource != "configmaps";
         ensure!(is_named, "{text} of any name");
     }
-    let namespaces: BTreeSet<_> =
-        grants.iter().filter_map(|grant| grant.namespace.as_ref()).collect();
-    ensure!(namespaces.iter().all(|namespace| *namespace == SYSTEM), "{namespaces:?}");
+    let namespaces: BTreeSet<&str> =
+        grants.iter().filter_map(|grant| grant.namespace.as_deref()).collect();
+    ensure!(namespaces == BTreeSet::from([ELSEWHERE, SYSTEM]), "{namespaces:?}");
+    // Where Writers may be, and the operator is not, there is that one layer.
+    let elsewhere: BTreeSet<&str> = grants
+        .iter()
+        .filter(|grant| grant.namespace.as_deref() == Some(ELSEWHERE))
+        .map(|grant| grant.role.as_str())
+        .collect();
+    ensure!(elsewhere == BTreeSet::from(["pyramid-operator-writer-namespace"]), "{elsewhere:?}");
     Ok(())
 }
 

@@ -49,7 +49,13 @@ pub(crate) async fn a_stream_with_delete_goes_with_its_records(
         ensure!(shop.appended().await? == count, "the Stream has other records");
         let (id, objects) = (shop.stream_id().await?, shop.objects("").await?);
         ensure!(objects.len() >= 3, "two chunks and a key are in the bucket: {objects:?}");
-        shop.kubectl(&[&["delete", "--timeout=120s"], &STREAM[..]].concat()).await?;
+        let object = STREAM.join("/");
+        let uid = shop.uid(&object).await?;
+        shop.kubectl(&["delete", &object, "--wait=false"]).await?;
+        let left = "objects are left in the bucket";
+        shop.says(&object, "Deleting", "True/PurgePending", left).await?;
+        shop.wait(&["--for=delete", &object]).await?;
+        shop.told(&uid, "StreamPurged", "gone from the Writer and the bucket").await?;
         let left = objects_of(cluster, id, "").await?;
         ensure!(left.is_empty(), "{left:?} are left of {objects:?}");
         ids.push(id);

@@ -134,6 +134,24 @@ fn a_missing_subscription_is_told_once_it_had_time_to_come() {
 }
 
 #[test]
+fn two_subscriptions_that_are_missing_are_no_two_of_the_same() {
+    let now = Instant::now();
+    let names = json!({
+        "pyramid.dev/subscriptions": "first, second",
+        "pyramid.dev/injected-by": "0.1.0/00000000",
+    });
+    let asking = metadata("b", &json!({ "pyramid.dev/append": "*" }));
+    let mut pods = listed([metadata("a", &names), asking], now);
+    let findings = pods.findings(&namespaces(), &Orders, now + SUBSCRIPTION_WAIT, ALL);
+    let related: Vec<Value> = findings.iter().map(|finding| json!(finding.related())).collect();
+    let missing = |name: &str| {
+        json!({ "apiVersion": "pyramid.dev/v1alpha1", "kind": "Subscription",
+                "namespace": "shop", "name": name })
+    };
+    assert_eq!(related, [missing("first"), missing("second"), Value::Null]);
+}
+
+#[test]
 fn namespaces_without_injection_are_left_out() {
     let now = Instant::now();
     let asking = json!({ "pyramid.dev/append": "*" });
