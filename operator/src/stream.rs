@@ -143,7 +143,6 @@ struct Look<'a> {
     name: Name,
     asked: Asked,
     objects_left: Option<u64>,
-    is_reattached: bool,
 }
 
 impl<'a> Look<'a> {
@@ -151,7 +150,7 @@ impl<'a> Look<'a> {
         let namespace = stream.namespace().unwrap_or_default();
         let name = Name::stream(&namespace, &stream.name_any());
         let asked = Asked::NotYet;
-        Self { kinds, stream, namespace, name, asked, objects_left: None, is_reattached: false }
+        Self { kinds, stream, namespace, name, asked, objects_left: None }
     }
 
     /// What concerns the Writer is done at once, what concerns Kubernetes ends the look: its watch
@@ -232,7 +231,9 @@ impl<'a> Look<'a> {
             trust_domain: &kinds.trust_domain(),
             asked: &self.asked,
             objects_left: self.objects_left,
-            is_reattached: self.is_reattached,
+            is_reattached: kinds
+                .configured
+                .is_reattached(&self.name, stream.metadata.uid.as_deref()),
             is_in_bootstrap: named.is_some() && named == bound.as_ref(),
         })
     }
@@ -282,7 +283,7 @@ impl<'a> Look<'a> {
             self.kinds.tell(self.stream, EventType::Warning, "DriftCorrected", note).await;
         }
         if !done.created && before.is_some_and(|before| before != uid) {
-            self.is_reattached = true;
+            self.kinds.configured.reattached(writer, &self.name, uid);
             let note = "records of an earlier Stream of this name were found and are kept";
             self.kinds.tell(self.stream, EventType::Normal, "StreamReattached", note).await;
         }

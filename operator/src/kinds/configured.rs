@@ -174,6 +174,9 @@ struct Entry {
     known: Known,
     /// [`State::changes`] when we changed it.
     changed: u64,
+    /// The uid of the Stream that found records of an earlier one. Looks that come close together
+    /// see older conditions, so it is remembered here until one of them was written.
+    reattached: Option<String>,
 }
 
 /// A point in the order of our changes.
@@ -279,6 +282,22 @@ impl Configured {
         });
     }
 
+    /// The Stream with this uid has found records of an earlier one.
+    pub(crate) fn reattached(&self, writer: &Founded, name: &Name, uid: String) {
+        let view = self.view(writer);
+        let mut state = view.state();
+        state.entries.entry(name.clone()).or_default().reattached = Some(uid);
+    }
+
+    /// Whether the Stream with this uid has found records of an earlier one, in any Writer.
+    pub(crate) fn is_reattached(&self, name: &Name, uid: Option<&str>) -> bool {
+        uid.is_some()
+            && self.writers().values().any(|view| {
+                let state = view.state();
+                state.entries.get(name).is_some_and(|entry| entry.reattached.as_deref() == uid)
+            })
+    }
+
     /// We have closed or opened the stream.
     pub(crate) fn set_closed(&self, writer: &Founded, name: &Name, closed: bool) {
         self.change(writer, name, |known| {
@@ -354,7 +373,7 @@ impl Configured {
         });
         for (name, declared) in listed {
             let known = Known { declared: Some(declared), put: None };
-            state.entries.insert(name, Entry { known, changed: 0 });
+            state.entries.insert(name, Entry { known, ..Entry::default() });
         }
         state.is_read = true;
         state.failed = None;

@@ -74,6 +74,22 @@ fn a_change_during_a_listing_is_newer_than_the_listing() {
 }
 
 #[test]
+fn who_found_records_of_an_earlier_stream_is_remembered_by_its_uid() {
+    let configured = Configured::default();
+    let orders = Name::stream("shop", "orders");
+    configured.put(&writer(), &orders, wanted(1), declared(1, false));
+    assert!(!configured.is_reattached(&orders, Some("mine")));
+    configured.reattached(&writer(), &orders, "mine".to_owned());
+    // Neither a listing nor a later declaration changes what was found.
+    let begun = configured.moment(&writer());
+    configured.replace(&writer(), vec![listed("shop/orders", &declared(1, false))], begun);
+    configured.put(&writer(), &orders, wanted(2), declared(2, false));
+    assert!(configured.is_reattached(&orders, Some("mine")));
+    assert!(!configured.is_reattached(&orders, Some("other")));
+    assert!(!configured.is_reattached(&orders, None));
+}
+
+#[test]
 fn a_writer_that_was_made_anew_holds_nothing() {
     let configured = Configured::default();
     let orders = Name::stream("shop", "orders");
