@@ -23,6 +23,8 @@ pub(crate) const LOAD: u64 = 200;
 const PRODUCES: &str =
     r#"args: ["produce", "--stream", "orders", "--producer", "orders-producer", "--rate", "10"]"#;
 
+pub(crate) const PRODUCER: &str = "deployment/orders-producer";
+
 /// One namespace of its own.
 pub(crate) struct Shop<'a> {
     pub(crate) cluster: &'a Cluster,
@@ -79,6 +81,8 @@ impl<'a> Shop<'a> {
         shop.apply_example("consumer").await?;
         shop.apply(producer).await?;
         shop.received(20).await?;
+        // Records arrive before the kubelet says that the producer runs, and shows what it says.
+        shop.kubectl(&["rollout", "status", PRODUCER, "--timeout=90s"]).await?;
         Ok(shop)
     }
 
@@ -160,11 +164,10 @@ impl<'a> Shop<'a> {
     /// The same in this Writer, where others have appended so many orders; how many there are in
     /// all. The producer's own count is the truth: a Writer that has lost the end has fewer.
     async fn ends_producing_in(&self, writer: Numbers<'_>, others: u64) -> anyhow::Result<u64> {
-        let producer = "deployment/orders-producer";
-        let follow = ["--namespace", self.namespace, "logs", "--follow", producer];
+        let follow = ["--namespace", self.namespace, "logs", "--follow", PRODUCER];
         let container = ["--container", "producer"];
         let arguments = [&follow[..], &container].concat();
-        let scale = ["scale", producer, "--replicas=0"];
+        let scale = ["scale", PRODUCER, "--replicas=0"];
         let (said, scaled) =
             tokio::join!(self.cluster.try_kubectl(&arguments, None), self.kubectl(&scale),);
         scaled?;

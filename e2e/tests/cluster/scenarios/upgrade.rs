@@ -4,7 +4,7 @@ use anyhow::ensure;
 use pyramid_e2e::cluster::Cluster;
 
 use super::install;
-use super::shop::{LOAD, PROJECTOR, SOON, Shop};
+use super::shop::{LOAD, PRODUCER, PROJECTOR, SOON, Shop};
 
 /// The programs of the chart.
 const PROGRAMS: [&str; 3] = ["pyramid-operator", "pyramid-writer", "pyramid-pusher"];
@@ -37,7 +37,7 @@ async fn writer_runs(system: &Shop<'_>, tag: &str) -> anyhow::Result<()> {
 
 /// How often the producer had to try again.
 async fn failed_appends(shop: &Shop<'_>) -> anyhow::Result<usize> {
-    let logs = ["logs", "deployment/orders-producer", "--container", "producer"];
+    let logs = ["logs", PRODUCER, "--container", "producer"];
     Ok(shop.kubectl(&logs).await?.lines().filter(|line| line.contains("again in")).count())
 }
 
