@@ -32,7 +32,7 @@ use crate::kinds::Kinds;
 use crate::kinds::configured::{Declared, Name, Wanted};
 use crate::kinds::retries::{Failure, spread};
 use crate::kinds::status::{self, Present, Set, Verdict};
-use crate::kinds::writers::{Founded, WriterName};
+use crate::kinds::writers::{Founded, Service, WriterName};
 use crate::metrics::Controller;
 
 /// Streams that are looked at at the same time.
@@ -141,6 +141,8 @@ struct Look<'a> {
     stream: &'a Stream,
     namespace: String,
     name: Name,
+    /// Of the Writer that it is bound to.
+    service: Service,
     asked: Asked,
     objects_left: Option<u64>,
     is_reattached: bool,
@@ -151,7 +153,18 @@ impl<'a> Look<'a> {
         let namespace = stream.namespace().unwrap_or_default();
         let name = Name::stream(&namespace, &stream.name_any());
         let asked = Asked::NotYet;
-        Self { kinds, stream, namespace, name, asked, objects_left: None, is_reattached: false }
+        let bound = stream.spec.writer_ref.as_ref();
+        let bound = bound.map(|one| WriterName::named(one, &namespace));
+        Self {
+            kinds,
+            stream,
+            service: kinds.service(bound.as_ref()),
+            namespace,
+            name,
+            asked,
+            objects_left: None,
+            is_reattached: false,
+        }
     }
 
     /// What concerns the Writer is done at once, what concerns Kubernetes ends the look: its watch
@@ -197,11 +210,14 @@ impl<'a> Look<'a> {
                 | Step::ReleaseWithout(_) => {}
             }
             self.write(&decision).await?;
-            // What a Stream at rest waits for is watched.
-            let wait = if decision.step == Step::Rest {
-                spread(&key(self.stream), 0, waits.resync())
-            } else {
-                waits.progress()
+            // What a Stream at rest waits for is watched, but for the time that a Writer has to
+            // start again.
+            let wait = match (&decision.step, &self.service) {
+                (Step::Rest, Service::Failing(left)) => *left,
+                (Step::Rest, Service::Up | Service::Down(_)) => {
+                    spread(&key(self.stream), 0, waits.resync())
+                }
+                _ => waits.progress(),
             };
             self.act(decision.step).await?;
             return Ok(Action::requeue(wait));
@@ -227,6 +243,7 @@ impl<'a> Look<'a> {
             stream,
             is_terminating: kinds.is_terminating(namespace),
             writers: &writers,
+            service: &self.service,
             operators: &kinds.context.namespace,
             default_writer: &kinds.context.settings.default_writer,
             trust_domain: &kinds.trust_domain(),

@@ -14,7 +14,7 @@ use super::rights::rights;
 use crate::admin;
 use crate::kinds::configured::{Declared, Known, Wanted};
 use crate::kinds::status::Verdict;
-use crate::kinds::writers::{Founded, WriterName, allows};
+use crate::kinds::writers::{Founded, Service, WriterName, allows};
 use crate::settings::DefaultWriter;
 
 /// All that matters.
@@ -23,6 +23,8 @@ pub(super) struct Observed<'a> {
     /// Its namespace is being deleted.
     pub(super) is_terminating: bool,
     pub(super) writers: &'a [Arc<Writer>],
+    /// Of the Writer that it is bound to.
+    pub(super) service: &'a Service,
     /// The operator's namespace.
     pub(super) operators: &'a str,
     pub(super) default_writer: &'a DefaultWriter,
@@ -317,15 +319,24 @@ fn not_programmed() -> Verdict {
 /// All conditions: what is said of two, `Ready`, and `Stalled` if a person has to do something.
 fn conditions(seen: &Observed<'_>, accepted: Verdict, programmed: Verdict) -> Vec<Verdict> {
     let failing = [&accepted, &programmed].into_iter().find(|one| one.truth != Truth::True);
-    let ready = match failing {
-        Some(failing) => failing.of(types::READY),
-        None if !seen.is_in_bootstrap => Verdict::new(
+    let ready = match (failing, seen.service) {
+        (Some(failing), _) if accepted.truth != Truth::True || failing.truth == Truth::False => {
+            failing.of(types::READY)
+        }
+        // Whoever does not serve does not answer the operator either.
+        (_, Service::Down(text)) => {
+            Verdict::new(types::READY, Truth::False, reasons::WRITER_NOT_READY, text)
+        }
+        (Some(failing), Service::Up | Service::Failing(_)) => failing.of(types::READY),
+        (None, _) if !seen.is_in_bootstrap => Verdict::new(
             types::READY,
             Truth::False,
             reasons::PENDING,
             "the ConfigMap pyramid-bootstrap does not name it yet",
         ),
-        None => Verdict::new(types::READY, Truth::True, reasons::READY, "it takes appends"),
+        (None, Service::Up | Service::Failing(_)) => {
+            Verdict::new(types::READY, Truth::True, reasons::READY, "it takes appends")
+        }
     };
     let needs_person = failing.filter(|one| {
         one.truth == Truth::False
