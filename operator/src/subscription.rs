@@ -219,12 +219,8 @@ impl<'a> Look<'a> {
                     if let (Step::Retry, Asked::Failed(error)) = (decision.step, self.asked) {
                         return Err(Error::Writer(error));
                     }
-                    let wait = match self.service {
-                        Service::Failing(left) => left,
-                        Service::Up | Service::Down(_) => {
-                            spread(&key(self.subscription), 0, waits.resync())
-                        }
-                    };
+                    let resync = spread(&key(self.subscription), 0, waits.resync());
+                    let wait = self.service.rest(resync);
                     return Ok(Action::requeue(wait));
                 }
             }

@@ -86,10 +86,19 @@ impl Service {
         let left = RESTART_MAX.saturating_sub(elapsed);
         if left.is_zero() {
             let name = WriterName::of(writer);
-            let text = format!("Writer {name} takes no appends: {reason}; see its conditions");
+            let text = format!("Writer {name} is not ready: {reason}; see its conditions");
             Self::Down(text)
         } else {
             Self::Failing(left)
+        }
+    }
+
+    /// When to look again at what is at rest: as long as the Writer may only start again, nothing
+    /// that is watched tells that it does not.
+    pub(crate) fn rest(&self, resync: Duration) -> Duration {
+        match self {
+            Self::Failing(left) => *left,
+            Self::Up | Self::Down(_) => resync,
         }
     }
 }
@@ -191,10 +200,20 @@ status:
         };
         assert_eq!(at("2030-01-01T00:00:00Z"), Service::Failing(Duration::from_secs(30)));
         assert_eq!(at("2030-01-01T00:00:29.999Z"), Service::Failing(Duration::from_millis(1)));
-        let text = "Writer a/w takes no appends: VolumeLost; see its conditions";
+        let text = "Writer a/w is not ready: VolumeLost; see its conditions";
         assert_eq!(at("2030-01-01T00:00:30Z"), Service::Down(text.to_owned()));
         assert_eq!(at("2029-12-31T00:00:00Z"), Service::Failing(Duration::from_secs(30)));
         let later = "2030-01-02T00:00:00Z".parse().unwrap();
         assert_eq!(Service::of(&said("True", "Ready", LEADER), later), Service::Up);
+    }
+
+    #[test]
+    fn who_waits_for_a_restart_looks_again_when_it_has_taken_too_long() {
+        let resync = Duration::from_secs(300);
+        let left = Duration::from_secs(29);
+        assert_eq!(Service::Failing(left).rest(resync), left);
+        for service in [Service::Up, Service::Down(String::new())] {
+            assert_eq!(service.rest(resync), resync);
+        }
     }
 }
