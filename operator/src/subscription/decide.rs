@@ -2,7 +2,7 @@
 
 use kube::ResourceExt;
 use pyramid_crds::Subscription;
-use pyramid_crds::condition::{Truth, reasons, types};
+use pyramid_crds::condition::{Truth, find, reasons, types};
 use pyramid_crds::stream::ANY_ACCOUNT;
 use pyramid_crds::subscription::{DeliveryMode, StartPosition, State};
 use pyramid_protocol::limits::SUBSCRIPTION_STREAMS_MAX;
@@ -242,7 +242,9 @@ fn conditions(seen: &Observed<'_>, resolved: Verdict, programmed: Verdict) -> Ve
             "the ConfigMap pyramid-bootstrap does not have it yet",
         ),
         (None, Service::Up | Service::Failing(_)) => {
-            Verdict::new(types::READY, Truth::True, reasons::READY, "pushers can attach")
+            halted(seen.subscription).unwrap_or_else(|| {
+                Verdict::new(types::READY, Truth::True, reasons::READY, "pushers can attach")
+            })
         }
     };
     let needs_person = failing.filter(|one| {
@@ -257,6 +259,15 @@ fn conditions(seen: &Observed<'_>, resolved: Verdict, programmed: Verdict) -> Ve
     });
     let stalled = needs_person.map(|one| Verdict { truth: Truth::True, ..one.of(types::STALLED) });
     [ready, resolved, programmed].into_iter().chain(stalled).collect()
+}
+
+/// What pushers say that waits for a person. Without pushers it is ready: who installs it waits for
+/// that before there are any.
+fn halted(subscription: &Subscription) -> Option<Verdict> {
+    let conditions = &subscription.status.as_ref()?.conditions;
+    let delivering = find(conditions, types::DELIVERING)?;
+    let reason = reasons::HALTS.into_iter().find(|one| *one == delivering.reason)?;
+    Some(Verdict::new(types::READY, Truth::False, reason, delivering.message.clone()))
 }
 
 #[cfg(test)]

@@ -157,6 +157,27 @@ fn a_writer_that_is_down_makes_its_subscriptions_not_ready_and_leaves_them_progr
     assert_eq!(said(&scene.decide(&resolved))[0], ("Ready", "False", "StreamNotFound"));
 }
 
+/// Whoever installs an application waits for its Subscription before there is a pusher.
+#[test]
+fn a_halt_is_in_the_way_of_ready_and_nothing_else_of_delivering_is() {
+    let ready_with = |reason: &str| {
+        let mut subscription = full();
+        let status = format!(
+            "conditions: [{{type: Delivering, status: 'False', reason: {reason}, message: look,
+                lastTransitionTime: '2030-01-01T00:00:00Z'}}]"
+        );
+        subscription.status = Some(serde_saphyr::from_str(&status).unwrap());
+        Scene::new(two(), declared()).decide(&subscription).verdicts.swap_remove(0)
+    };
+    for halt in ["StreamReplaced", "EpochChanged", "Trimmed", "AheadOfStream", "Rejected"] {
+        assert_eq!(ready_with(halt), Verdict::new("Ready", Truth::False, halt, "look"));
+    }
+    for other in ["NoConsumers", "ConsumerUnreachable", "Paused", "Pending"] {
+        let ready = Verdict::new("Ready", Truth::True, "Ready", "pushers can attach");
+        assert_eq!(ready_with(other), ready, "{other}");
+    }
+}
+
 #[test]
 fn absent_service_accounts_are_those_of_the_namespace() {
     let bare = subscription("{streams: [{name: orders}]}");
