@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 use pyramid_crds::condition::{Truth, reasons, types};
-use pyramid_crds::writer::Fate;
+use pyramid_crds::writer::{DEFAULT_NAME, Fate};
 use pyramid_crds::{Stream, Writer, annotation, finalizer};
 use pyramid_protocol::pb::v1 as pb;
 use serde_json::{Map, Value};
@@ -132,7 +132,7 @@ pub(super) fn decide(seen: &Observed<'_>) -> Decision {
     };
     let name = WriterName::named(reference, own);
     let Some(writer) = find(seen.writers, &name) else {
-        let text = format!("there is no Writer {name}; create it");
+        let text = absent(seen, &name, own);
         return decision(Step::Rest, refused(seen, reasons::WRITER_NOT_FOUND, text));
     };
     if !allows(writer, own) {
@@ -152,6 +152,21 @@ pub(super) fn decide(seen: &Observed<'_>) -> Decision {
     let text = format!("Writer {name} keeps it");
     let accepted = Verdict::new(types::ACCEPTED, Truth::True, reasons::ACCEPTED, text);
     program(seen, writer, put, &accepted)
+}
+
+/// What brings back a Writer that is not there. The default one is not made for Streams that had it:
+/// whoever deletes it would find it there again at once.
+fn absent(seen: &Observed<'_>, name: &WriterName, own: &str) -> String {
+    let is_default = name.namespace == seen.operators && name.name == DEFAULT_NAME;
+    let made = || binding(own, seen.writers, seen.operators, seen.default_writer);
+    if is_default && matches!(made(), Binding::Create(_)) {
+        format!(
+            "there is no Writer {name}; create it, or a Stream without spec.writerRef in namespace \
+             {own}, for which the operator makes it"
+        )
+    } else {
+        format!("there is no Writer {name}; create it")
+    }
 }
 
 /// A Stream that has a Writer which takes it.

@@ -255,6 +255,32 @@ fn a_writer_that_is_absent_elsewhere_or_not_founded_is_told_apart() {
 }
 
 #[test]
+fn a_default_writer_that_is_gone_is_told_how_to_be_made_again() {
+    let text = |writer: &str, create: bool| {
+        let mut scene = Scene::new(Asked::NotYet);
+        scene.writers = Vec::new();
+        let spec = Some(json!({"objectStorage": {"bucket": "acme"}}));
+        scene.settings = DefaultWriter { create, spec };
+        let bound = stream("", &format!("writerRef: {{{writer}}}"), "");
+        let decision = scene.decide(&bound);
+        assert_eq!(said(&decision)[0], ("Ready", "False", "WriterNotFound"));
+        assert_eq!(decision.step, Step::Rest);
+        decision.verdicts[0].message.clone()
+    };
+    let default = "name: default, namespace: pyramid-system";
+    assert_eq!(
+        text(default, true),
+        "there is no Writer pyramid-system/default; create it, or a Stream without spec.writerRef in \
+         namespace shop, for which the operator makes it"
+    );
+    let create = "there is no Writer pyramid-system/default; create it";
+    assert_eq!(text(default, false), create);
+    let other = "there is no Writer pyramid-system/other; create it";
+    assert_eq!(text("name: other, namespace: pyramid-system", true), other);
+    assert_eq!(text("name: default", true), "there is no Writer shop/default; create it");
+}
+
+#[test]
 fn a_writer_that_refuses_stalls_and_one_that_is_silent_is_unknown() {
     let bound = stream("", BOUND, "");
     let silent = Scene::new(unreachable()).decide(&bound);
