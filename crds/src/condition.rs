@@ -102,7 +102,8 @@ pub mod reasons {
     pub const PROGRAMMED: &str = "Programmed";
     /// `Programmed`: records of an earlier Stream of this name were found and are kept.
     pub const REATTACHED: &str = "Reattached";
-    /// `Programmed` of a Stream: its Writer does not serve yet.
+    /// `Programmed` of a Stream: its Writer does not serve yet. `Ready` of a Stream or Subscription: its
+    /// Writer has stopped.
     pub const WRITER_NOT_READY: &str = "WriterNotReady";
     /// `Programmed` of a Subscription: one of its Streams is not programmed yet.
     pub const STREAM_NOT_READY: &str = "StreamNotReady";
@@ -145,6 +146,9 @@ pub mod reasons {
     pub const AHEAD_OF_STREAM: &str = "AheadOfStream";
     /// `Delivering`: the application rejected a record.
     pub const REJECTED: &str = "Rejected";
+    /// `Delivering` and `Ready`: a stream was halted, and goes on when a person has decided how.
+    pub const HALTS: [&str; 5] =
+        [STREAM_REPLACED, EPOCH_CHANGED, TRIMMED, AHEAD_OF_STREAM, REJECTED];
 }
 
 /// Whether a condition holds.

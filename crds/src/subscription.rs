@@ -68,6 +68,13 @@ pub const WORST_STREAMS_MAX: usize = 10;
         json_path = ".status.conditions[?(@.type=='Ready')].reason",
         priority = 1
     ),
+    printcolumn(
+        name = "Delivering",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Delivering')].reason",
+        description = "Whether records reach the application, or why not",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -199,12 +206,16 @@ pub enum DeliveryMode {
 }
 
 /// Where the application listens.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Its port on the loopback address of the Pod. The annotation pyramid.dev/app-port of a Pod
     /// comes before it.
     #[serde(default = "default_port")]
     #[schemars(range(min = 1, max = 65535))]
+    #[x_kube(
+        validation = Rule::new("self != 7410 && self != 7411")
+            .message("7410 and 7411 are ports of the pusher; give the application another one")
+    )]
     pub port: i32,
 }
 

@@ -26,6 +26,7 @@ mod pod;
 mod quantity;
 mod refusal;
 mod review;
+mod unknown;
 
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, TestOperation};
@@ -106,7 +107,7 @@ pub(crate) fn inject(
         Wish::OptOut => return Ok(Outcome::OptedOut.without_warnings()),
         Wish::Inject(asked) => asked,
     };
-    let mut warnings = asked.unknown.iter().map(|name| unknown(name)).collect();
+    let mut warnings = asked.unknown.iter().map(|name| unknown::warning(name)).collect();
     warn_of_subscriptions(&mut warnings, &asked, &pod, namespace, subscriptions);
     refuse_mounts(&pod)?;
     if let Some(by) = pod.injected_by()
@@ -123,10 +124,6 @@ pub(crate) fn inject(
     refuse_unfit(&pod)?;
     let patch = patch(&pod, &asked, template)?;
     Ok(Injection { outcome: Outcome::Injected(patch), warnings })
-}
-
-fn unknown(annotation: &str) -> String {
-    format!("annotation {annotation} is unknown and does nothing")
 }
 
 fn warn_of_subscriptions(

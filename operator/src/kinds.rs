@@ -33,7 +33,7 @@ use crate::{bootstrap, stats, stream, subscription};
 use configured::{Configured, Name};
 use queue::Queue;
 use retries::Retries;
-use writers::WriterName;
+use writers::{Service, WriterName};
 
 /// What every controller here works with.
 pub(crate) struct Kinds {
@@ -200,6 +200,13 @@ impl Kinds {
 
     pub(crate) fn writer(&self, name: &WriterName) -> Option<Arc<DeserializeGuard<Writer>>> {
         self.caches.writers.get(&ObjectRef::new(&name.name).within(&name.namespace))
+    }
+
+    /// Whether the Writer takes appends. One that is not there is spoken of elsewhere.
+    pub(crate) fn service(&self, writer: Option<&WriterName>) -> Service {
+        let found = writer.and_then(|name| self.writer(name));
+        let found = found.as_ref().and_then(|guarded| guarded.0.as_ref().ok());
+        found.map_or(Service::Up, |writer| Service::of(writer, jiff::Timestamp::now()))
     }
 
     /// Whether nothing can be created in the namespace any more.

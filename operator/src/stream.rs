@@ -3,13 +3,12 @@
 
 mod bind;
 mod decide;
+mod finalizers;
 pub(crate) mod rights;
 
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
-use json_patch::jsonptr::PointerBuf;
-use json_patch::{AddOperation, PatchOperation, RemoveOperation, TestOperation};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
@@ -17,7 +16,7 @@ use kube::runtime::events::EventType;
 use kube::runtime::{Config, applier};
 use kube::{Resource, ResourceExt};
 use pyramid_crds::condition::{Truth, reasons, types};
-use pyramid_crds::{Stream, Writer, annotation, finalizer, writer};
+use pyramid_crds::{Stream, Writer, annotation, writer};
 use pyramid_protocol::pb::v1 as pb;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -32,7 +31,7 @@ use crate::kinds::Kinds;
 use crate::kinds::configured::{Declared, Name, Wanted};
 use crate::kinds::retries::{Failure, spread};
 use crate::kinds::status::{self, Present, Set, Verdict};
-use crate::kinds::writers::{Founded, WriterName};
+use crate::kinds::writers::{Founded, Service, WriterName};
 use crate::metrics::Controller;
 
 /// Streams that are looked at at the same time.
@@ -141,6 +140,8 @@ struct Look<'a> {
     stream: &'a Stream,
     namespace: String,
     name: Name,
+    /// Of the Writer that it is bound to.
+    service: Service,
     asked: Asked,
     objects_left: Option<u64>,
 }
@@ -150,7 +151,17 @@ impl<'a> Look<'a> {
         let namespace = stream.namespace().unwrap_or_default();
         let name = Name::stream(&namespace, &stream.name_any());
         let asked = Asked::NotYet;
-        Self { kinds, stream, namespace, name, asked, objects_left: None }
+        let bound = stream.spec.writer_ref.as_ref();
+        let bound = bound.map(|one| WriterName::named(one, &namespace));
+        Self {
+            kinds,
+            stream,
+            service: kinds.service(bound.as_ref()),
+            namespace,
+            name,
+            asked,
+            objects_left: None,
+        }
     }
 
     /// What concerns the Writer is done at once, what concerns Kubernetes ends the look: its watch
@@ -198,7 +209,7 @@ impl<'a> Look<'a> {
             self.write(&decision).await?;
             // What a Stream at rest waits for is watched.
             let wait = if decision.step == Step::Rest {
-                spread(&key(self.stream), 0, waits.resync())
+                self.service.rest(spread(&key(self.stream), 0, waits.resync()))
             } else {
                 waits.progress()
             };
@@ -226,6 +237,7 @@ impl<'a> Look<'a> {
             stream,
             is_terminating: kinds.is_terminating(namespace),
             writers: &writers,
+            service: &self.service,
             operators: &kinds.context.namespace,
             default_writer: &kinds.context.settings.default_writer,
             trust_domain: &kinds.trust_domain(),
@@ -420,7 +432,7 @@ impl<'a> Look<'a> {
     /// Only if the object is still as it was seen: a list that somebody else has changed since
     /// would lose his change.
     async fn patch_finalizers(&self, add: bool) -> Result<(), Error> {
-        let Some(patch) = finalizer_patch(self.stream, add) else { return Ok(()) };
+        let Some(patch) = finalizers::patch(self.stream, add) else { return Ok(()) };
         let api = status::api::<Stream>(&self.kinds.context.client, &self.namespace);
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..Default::default() };
         let patch = Patch::<Value>::Json(patch);
@@ -429,68 +441,5 @@ impl<'a> Look<'a> {
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
             Err(source) => Err(Error::Kube { action: "change the finalizers of a Stream", source }),
         }
-    }
-}
-
-/// `None`: it is so already.
-fn finalizer_patch(stream: &Stream, add: bool) -> Option<json_patch::Patch> {
-    let path = |tokens: &[&str]| PointerBuf::from_tokens(tokens.iter().copied());
-    let test = |name, value| {
-        PatchOperation::Test(TestOperation { path: path(&["metadata", name]), value })
-    };
-    let same_object = test("uid", json!(stream.metadata.uid));
-    // Absent and null are the same to the server.
-    let same_list = test("finalizers", json!(stream.metadata.finalizers));
-    let place = stream.finalizers().iter().position(|one| one == finalizer::PURGE_STREAM);
-    let change = match (add, place) {
-        (true, None) => {
-            let list: Vec<&str> = stream
-                .finalizers()
-                .iter()
-                .map(String::as_str)
-                .chain([finalizer::PURGE_STREAM])
-                .collect();
-            let path = path(&["metadata", "finalizers"]);
-            PatchOperation::Add(AddOperation { path, value: json!(list) })
-        }
-        (false, Some(place)) => PatchOperation::Remove(RemoveOperation {
-            path: path(&["metadata", "finalizers", &place.to_string()]),
-        }),
-        (true, Some(_)) | (false, None) => return None,
-    };
-    Some(json_patch::Patch(vec![same_object, same_list, change]))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn patched(finalizers: &str, add: bool) -> Option<Value> {
-        let yaml = format!("metadata: {{name: a, uid: u, finalizers: {finalizers}}}\nspec: {{}}");
-        let stream: Stream = serde_saphyr::from_str(&yaml).unwrap();
-        finalizer_patch(&stream, add).map(|patch| json!(patch))
-    }
-
-    /// The list is as it was seen, then it is changed so.
-    fn expected(seen: &Value, change: &Value) -> Option<Value> {
-        Some(json!([
-            {"op": "test", "path": "/metadata/uid", "value": "u"},
-            {"op": "test", "path": "/metadata/finalizers", "value": seen},
-            change
-        ]))
-    }
-
-    #[test]
-    fn our_finalizer_is_added_and_removed_beside_those_of_others() {
-        let ours = finalizer::PURGE_STREAM;
-        let add = |list: Value| json!({"op": "add", "path": "/metadata/finalizers", "value": list});
-        let added = add(json!(["a/b", ours]));
-        assert_eq!(patched("[a/b]", true), expected(&json!(["a/b"]), &added));
-        assert_eq!(patched("null", true), expected(&Value::Null, &add(json!([ours]))));
-        let removed = json!({"op": "remove", "path": "/metadata/finalizers/1"});
-        let list = format!("[a/b, {ours}, c/d]");
-        assert_eq!(patched(&list, false), expected(&json!(["a/b", ours, "c/d"]), &removed));
-        assert_eq!(patched(&format!("[{ours}]"), true), None);
-        assert_eq!(patched("[a/b]", false), None);
     }
 }

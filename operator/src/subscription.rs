@@ -30,7 +30,7 @@ use crate::kinds::Kinds;
 use crate::kinds::configured::{Declared, Name, Wanted};
 use crate::kinds::retries::{Failure, spread};
 use crate::kinds::status::{self, Present, Set, Verdict};
-use crate::kinds::writers::{Founded, WriterName};
+use crate::kinds::writers::{Founded, Service, WriterName};
 use crate::metrics::Controller;
 
 /// Subscriptions that are looked at at the same time.
@@ -172,6 +172,8 @@ struct Look<'a> {
     subscription: &'a Subscription,
     resolution: Resolution,
     founded: Vec<Founded>,
+    /// Of the Writer that has its Streams.
+    service: Service,
     name: Name,
     asked: Asked,
 }
@@ -179,10 +181,12 @@ struct Look<'a> {
 impl<'a> Look<'a> {
     fn new(kinds: &'a Kinds, subscription: &'a Subscription) -> Self {
         let namespace = subscription.namespace().unwrap_or_default();
+        let resolution = resolve(subscription, kinds);
         Self {
             kinds,
             subscription,
-            resolution: resolve(subscription, kinds),
+            service: kinds.service(resolution.writer()),
+            resolution,
             founded: kinds.founded(),
             name: Name::subscription(&namespace, &subscription.name_any()),
             asked: Asked::NotYet,
@@ -215,7 +219,8 @@ impl<'a> Look<'a> {
                     if let (Step::Retry, Asked::Failed(error)) = (decision.step, self.asked) {
                         return Err(Error::Writer(error));
                     }
-                    let wait = spread(&key(self.subscription), 0, waits.resync());
+                    let resync = spread(&key(self.subscription), 0, waits.resync());
+                    let wait = self.service.rest(resync);
                     return Ok(Action::requeue(wait));
                 }
             }
@@ -241,6 +246,7 @@ impl<'a> Look<'a> {
             subscription,
             resolution,
             writer: self.founded.iter().find(is_writer),
+            service: &self.service,
             former: &former,
             trust_domain: &kinds.trust_domain(),
             asked: &self.asked,

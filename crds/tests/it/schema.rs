@@ -146,7 +146,7 @@ fn columns_and_names_are_those_that_are_documented() {
     let expected = [
         r#""pwr" "pyramid": Replicas Up Leader Streams Ready Reason Age"#,
         r#""pstr" "pyramid": Writer Next Bytes Ready Reason Age"#,
-        r#""psub" "pyramid": Mode Streams Lag Pushers Ready Reason Age"#,
+        r#""psub" "pyramid": Mode Streams Lag Pushers Ready Reason Delivering Age"#,
     ];
     assert_eq!(shown, expected);
 }

@@ -13,12 +13,12 @@ use super::quantity::Quantity;
 use super::refusal::Refusal;
 
 /// In front of all annotations.
-const PREFIX: &str = "pyramid.dev/";
-const KNOWN: [&str; 10] = [
+pub(super) const PREFIX: &str = "pyramid.dev/";
+/// Those that a user gives.
+pub(super) const GIVEN: [&str; 9] = [
     SUBSCRIPTIONS,
     APPEND,
     INJECT,
-    INJECTED_BY,
     APP_PORT,
     READINESS,
     CPU_REQUEST,
@@ -33,6 +33,8 @@ pub(super) const SUBSCRIPTIONS_MAX: usize = 16;
 pub(super) const APPENDS_MAX: usize = 64;
 /// Length of the name of a Stream, a Subscription or a namespace. Unit: bytes.
 const NAME_LEN_MAX: usize = 63;
+/// Memory below which the container's runtime cannot start the pusher.
+const MEMORY_LIMIT_MIN: &str = "16Mi";
 /// Unknown annotations that are warned of.
 const UNKNOWN_MAX: usize = 8;
 /// Of a wrong value this much is repeated. Unit: characters.
@@ -127,13 +129,11 @@ impl Asked {
                 request: value(MEMORY_REQUEST)
                     .map(|text| read_memory(MEMORY_REQUEST, text))
                     .transpose()?,
-                limit: value(MEMORY_LIMIT)
-                    .map(|text| read_memory(MEMORY_LIMIT, text))
-                    .transpose()?,
+                limit: value(MEMORY_LIMIT).map(read_memory_limit).transpose()?,
             },
             unknown: annotations
                 .keys()
-                .filter(|name| name.starts_with(PREFIX) && !KNOWN.contains(name))
+                .filter(|name| is_unknown(name))
                 .take(UNKNOWN_MAX)
                 .map(|name| (*name).to_owned())
                 .collect(),
@@ -146,11 +146,21 @@ impl Asked {
 }
 
 fn refusal(annotation: &'static str, value: &str, remedy: &'static str) -> Refusal {
+    Refusal::Annotation { annotation, value: shown(value), remedy }
+}
+
+/// The beginning of a long text.
+fn shown(value: &str) -> String {
     let mut shown: String = value.chars().take(SHOWN_MAX).collect();
     if shown.len() < value.len() {
         shown.push('…');
     }
-    Refusal::Annotation { annotation, value: shown, remedy }
+    shown
+}
+
+/// Whether it is one of ours that means nothing.
+fn is_unknown(annotation: &str) -> bool {
+    annotation.starts_with(PREFIX) && annotation != INJECTED_BY && !GIVEN.contains(&annotation)
 }
 
 /// The elements of a comma list; an empty text has none.
@@ -160,10 +170,8 @@ fn elements(text: &str) -> Vec<&str> {
 
 fn read_subscriptions(text: &str) -> Result<Vec<String>, Refusal> {
     let names = elements(text);
-    if let Some(wrong) = names.iter().find(|name| !is_name(name)) {
-        let remedy = "give names of Subscriptions in the pod's namespace, separated by commas";
-        return Err(refusal(SUBSCRIPTIONS, wrong, remedy));
-    }
+    let remedy = "give names of Subscriptions in the pod's namespace, separated by commas";
+    all_named(SUBSCRIPTIONS, &names, flaw, remedy)?;
     once(SUBSCRIPTIONS, &names)?;
     if names.len() > SUBSCRIPTIONS_MAX {
         return Err(Refusal::TooManySubscriptions { given: names.len() });
@@ -176,15 +184,14 @@ fn read_append(text: &str) -> Result<Vec<String>, Refusal> {
     if names == ["*"] {
         return Ok(vec!["*".to_owned()]);
     }
-    let is_stream = |text: &str| match text.split_once('/') {
-        Some((namespace, name)) => is_label(namespace) && is_name(name),
-        None => is_name(text),
+    let flaw_of_stream = |text: &str| match text.split_once('/') {
+        Some((namespace, _)) if namespace.contains('.') => Some("has a point in its namespace"),
+        Some((namespace, name)) => flaw(namespace).or_else(|| flaw(name)),
+        None => flaw(text),
     };
-    if let Some(wrong) = names.iter().find(|name| !is_stream(name)) {
-        let remedy = "give names of Streams, as name or namespace/name, separated by commas, or \
-                      only \"*\"";
-        return Err(refusal(APPEND, wrong, remedy));
-    }
+    let remedy = "give names of Streams, as name or namespace/name, separated by commas, or only \
+                  \"*\"";
+    all_named(APPEND, &names, flaw_of_stream, remedy)?;
     once(APPEND, &names)?;
     if names.len() > APPENDS_MAX {
         return Err(Refusal::TooManyAppends { given: names.len() });
@@ -200,18 +207,39 @@ fn once(annotation: &'static str, names: &[&str]) -> Result<(), Refusal> {
     }
 }
 
-/// Whether an object may have that name: labels of DNS with points between them.
-fn is_name(text: &str) -> bool {
-    text.len() <= NAME_LEN_MAX && text.split('.').all(is_label)
+/// All of a list are names.
+fn all_named(
+    annotation: &'static str,
+    names: &[&str],
+    flaw: impl Fn(&str) -> Option<&'static str>,
+    remedy: &'static str,
+) -> Result<(), Refusal> {
+    for name in names {
+        if name.is_empty() {
+            return Err(Refusal::EmptyName { annotation, remedy });
+        }
+        if let Some(flaw) = flaw(name) {
+            return Err(Refusal::Name { annotation, name: shown(name), flaw, remedy });
+        }
+    }
+    Ok(())
 }
 
-/// Whether it is a label of DNS, as the name of a namespace is.
-fn is_label(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=NAME_LEN_MAX).contains(&text.len())
-        && text.bytes().all(inner)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
+/// What keeps an object from having that name: labels of DNS with points between them.
+fn flaw(name: &str) -> Option<&'static str> {
+    let is_known = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.'
+    };
+    let is_label = |part: &str| !part.is_empty() && !part.starts_with('-') && !part.ends_with('-');
+    if !name.bytes().all(is_known) {
+        Some("has characters other than a-z, 0-9, \"-\" and \".\"")
+    } else if name.len() > NAME_LEN_MAX {
+        Some("is longer than 63 characters")
+    } else if !name.split('.').all(is_label) {
+        Some("must begin and end with a letter or digit, also beside a point")
+    } else {
+        None
+    }
 }
 
 fn read_port(text: &str) -> Result<u16, Refusal> {
@@ -244,6 +272,15 @@ fn read_memory(annotation: &'static str, text: &str) -> Result<String, Refusal> 
         Quantity::parse(text).is_some_and(|quantity| !quantity.is_zero() && quantity.is_whole());
     let remedy = "give an amount of memory in whole bytes such as 128Mi";
     if is_some { Ok(text.to_owned()) } else { Err(refusal(annotation, text, remedy)) }
+}
+
+fn read_memory_limit(text: &str) -> Result<String, Refusal> {
+    let limit = read_memory(MEMORY_LIMIT, text)?;
+    if Quantity::parse(&limit) < Quantity::parse(MEMORY_LIMIT_MIN) {
+        let remedy = "give 16Mi or more, with less the pusher cannot start";
+        return Err(refusal(MEMORY_LIMIT, text, remedy));
+    }
+    Ok(limit)
 }
 
 #[cfg(test)]

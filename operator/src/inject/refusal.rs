@@ -64,6 +64,29 @@ pub(crate) enum Refusal {
         remedy: &'static str,
     },
     /// See the text.
+    #[error("annotation {annotation} has the name {name:?}, which {flaw}; {remedy}")]
+    Name {
+        /// Which one.
+        annotation: &'static str,
+        /// Cut if it is long.
+        name: String,
+        /// What is wrong with it.
+        flaw: &'static str,
+        /// What to give.
+        remedy: &'static str,
+    },
+    /// See the text.
+    #[error(
+        "annotation {annotation} has a comma with no name before or behind it; remove the comma, or \
+         {remedy}"
+    )]
+    EmptyName {
+        /// Which one.
+        annotation: &'static str,
+        /// What to give.
+        remedy: &'static str,
+    },
+    /// See the text.
     #[error(
         "annotation {SUBSCRIPTIONS} names {given} Subscriptions and a pod may have \
          {SUBSCRIPTIONS_MAX}; join some of them: one Subscription may have several streams"
@@ -165,7 +188,7 @@ impl Refusal {
             Self::Port { .. } => Why::Port,
             Self::ContainerName | Self::VolumeName { .. } => Why::Name,
             Self::Mount { .. } => Why::Mount,
-            Self::Annotation { .. } => Why::Annotation,
+            Self::Annotation { .. } | Self::Name { .. } | Self::EmptyName { .. } => Why::Annotation,
             Self::TooManySubscriptions { .. } | Self::TooManyAppends { .. } => Why::TooMany,
             Self::AsksNothing => Why::AsksNothing,
             Self::RequestAboveLimit { .. } => Why::Resources,

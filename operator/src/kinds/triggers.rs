@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Kinds;
 use super::configured::Name;
-use super::writers::{Founded, WriterName};
+use super::writers::{Founded, WriterName, stopped};
 use crate::bootstrap::namespaces_of;
 
 type Guarded<K> = DeserializeGuard<K>;
@@ -166,7 +166,7 @@ impl SubscriptionTriggers {
 /// What was last seen of a Writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SeenWriter {
-    /// Its conditions and counts change nothing for Streams: what is founded does.
+    /// Its messages and counts change nothing for Streams: what is founded does, and why it stopped.
     print: u64,
     is_ready: bool,
 }
@@ -188,7 +188,11 @@ impl SeenWriter {
                 let status = writer.status.as_ref();
                 let ready = status.and_then(|status| find(&status.conditions, types::READY));
                 Self {
-                    print: fingerprint(&writer.metadata, &[], &Founded::of(writer)),
+                    print: fingerprint(
+                        &writer.metadata,
+                        &[],
+                        &(Founded::of(writer), stopped(writer)),
+                    ),
                     is_ready: ready.is_some_and(|ready| ready.status == Truth::True.as_str()),
                 }
             }
@@ -201,7 +205,6 @@ impl SeenWriter {
         if self.is_ready && !was_ready {
             return WriterNews::Back;
         }
-        // One that is away is heard of when it is called.
         let is_same = before.is_some_and(|before| before.print == self.print);
         if is_same { WriterNews::Nothing } else { WriterNews::Changed }
     }
@@ -405,9 +408,12 @@ status:
     }
 
     #[test]
-    fn a_writer_that_goes_away_or_counts_streams_is_no_reason_to_look() {
+    fn a_writer_that_goes_away_has_its_streams_looked_at_and_one_that_counts_them_has_not() {
         let ready = seen("True", MEMBER, 1);
-        assert_eq!(seen("False", MEMBER, 1).after(Some(ready)), WriterNews::Nothing);
+        let away = seen("False", MEMBER, 1);
+        assert_eq!(away.after(Some(ready)), WriterNews::Changed);
+        assert_eq!(seen("False", MEMBER, 2).after(Some(away)), WriterNews::Nothing);
+        assert_eq!(seen("Unknown", MEMBER, 1).after(Some(ready)), WriterNews::Nothing);
         assert_eq!(seen("True", MEMBER, 2).after(Some(ready)), WriterNews::Nothing);
     }
 

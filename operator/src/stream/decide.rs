@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 use pyramid_crds::condition::{Truth, reasons, types};
-use pyramid_crds::writer::Fate;
+use pyramid_crds::writer::{DEFAULT_NAME, Fate};
 use pyramid_crds::{Stream, Writer, annotation, finalizer};
 use pyramid_protocol::pb::v1 as pb;
 use serde_json::{Map, Value};
@@ -14,7 +14,7 @@ use super::rights::rights;
 use crate::admin;
 use crate::kinds::configured::{Declared, Known, Wanted};
 use crate::kinds::status::Verdict;
-use crate::kinds::writers::{Founded, WriterName, allows};
+use crate::kinds::writers::{Founded, Service, WriterName, allows};
 use crate::settings::DefaultWriter;
 
 /// All that matters.
@@ -23,6 +23,8 @@ pub(super) struct Observed<'a> {
     /// Its namespace is being deleted.
     pub(super) is_terminating: bool,
     pub(super) writers: &'a [Arc<Writer>],
+    /// Of the Writer that it is bound to.
+    pub(super) service: &'a Service,
     /// The operator's namespace.
     pub(super) operators: &'a str,
     pub(super) default_writer: &'a DefaultWriter,
@@ -130,7 +132,7 @@ pub(super) fn decide(seen: &Observed<'_>) -> Decision {
     };
     let name = WriterName::named(reference, own);
     let Some(writer) = find(seen.writers, &name) else {
-        let text = format!("there is no Writer {name}; create it");
+        let text = absent(seen, &name, own);
         return decision(Step::Rest, refused(seen, reasons::WRITER_NOT_FOUND, text));
     };
     if !allows(writer, own) {
@@ -150,6 +152,21 @@ pub(super) fn decide(seen: &Observed<'_>) -> Decision {
     let text = format!("Writer {name} keeps it");
     let accepted = Verdict::new(types::ACCEPTED, Truth::True, reasons::ACCEPTED, text);
     program(seen, writer, put, &accepted)
+}
+
+/// What brings back a Writer that is not there. The default one is not made for Streams that had it:
+/// whoever deletes it would find it there again at once.
+fn absent(seen: &Observed<'_>, name: &WriterName, own: &str) -> String {
+    let is_default = name.namespace == seen.operators && name.name == DEFAULT_NAME;
+    let made = || binding(own, seen.writers, seen.operators, seen.default_writer);
+    if is_default && matches!(made(), Binding::Create(_)) {
+        format!(
+            "there is no Writer {name}; create it, or a Stream without spec.writerRef in namespace \
+             {own}, for which the operator makes it"
+        )
+    } else {
+        format!("there is no Writer {name}; create it")
+    }
 }
 
 /// A Stream that has a Writer which takes it.
@@ -317,15 +334,24 @@ fn not_programmed() -> Verdict {
 /// All conditions: what is said of two, `Ready`, and `Stalled` if a person has to do something.
 fn conditions(seen: &Observed<'_>, accepted: Verdict, programmed: Verdict) -> Vec<Verdict> {
     let failing = [&accepted, &programmed].into_iter().find(|one| one.truth != Truth::True);
-    let ready = match failing {
-        Some(failing) => failing.of(types::READY),
-        None if !seen.is_in_bootstrap => Verdict::new(
+    let ready = match (failing, seen.service) {
+        (Some(failing), _) if accepted.truth != Truth::True || failing.truth == Truth::False => {
+            failing.of(types::READY)
+        }
+        // Whoever does not serve does not answer the operator either.
+        (_, Service::Down(text)) => {
+            Verdict::new(types::READY, Truth::False, reasons::WRITER_NOT_READY, text)
+        }
+        (Some(failing), Service::Up | Service::Failing(_)) => failing.of(types::READY),
+        (None, _) if !seen.is_in_bootstrap => Verdict::new(
             types::READY,
             Truth::False,
             reasons::PENDING,
             "the ConfigMap pyramid-bootstrap does not name it yet",
         ),
-        None => Verdict::new(types::READY, Truth::True, reasons::READY, "it takes appends"),
+        (None, Service::Up | Service::Failing(_)) => {
+            Verdict::new(types::READY, Truth::True, reasons::READY, "it takes appends")
+        }
     };
     let needs_person = failing.filter(|one| {
         one.truth == Truth::False

@@ -2,7 +2,7 @@
 
 use kube::ResourceExt;
 use pyramid_crds::Subscription;
-use pyramid_crds::condition::{Truth, reasons, types};
+use pyramid_crds::condition::{Truth, find, reasons, types};
 use pyramid_crds::stream::ANY_ACCOUNT;
 use pyramid_crds::subscription::{DeliveryMode, StartPosition, State};
 use pyramid_protocol::limits::SUBSCRIPTION_STREAMS_MAX;
@@ -12,7 +12,7 @@ use super::resolve::Resolution;
 use crate::admin;
 use crate::kinds::configured::{Known, Wanted};
 use crate::kinds::status::Verdict;
-use crate::kinds::writers::{Founded, WriterName};
+use crate::kinds::writers::{Founded, Service, WriterName};
 use crate::stream::{failure, rights::identity};
 
 /// Unit: milliseconds per second.
@@ -24,6 +24,8 @@ pub(super) struct Observed<'a> {
     pub(super) resolution: &'a Resolution,
     /// The Writer of the Streams, if it takes declarations.
     pub(super) writer: Option<&'a Founded>,
+    /// Of the Writer of the Streams.
+    pub(super) service: &'a Service,
     /// Other Writers that hold this Subscription, from when it had other Streams.
     pub(super) former: &'a [Founded],
     pub(super) trust_domain: &'a str,
@@ -224,15 +226,26 @@ fn resolved_refs(resolution: &Resolution) -> Verdict {
 /// What is said of two, `Ready`, and `Stalled` if a person has to do something.
 fn conditions(seen: &Observed<'_>, resolved: Verdict, programmed: Verdict) -> Vec<Verdict> {
     let failing = [&resolved, &programmed].into_iter().find(|one| one.truth != Truth::True);
-    let ready = match failing {
-        Some(failing) => failing.of(types::READY),
-        None if !seen.is_in_bootstrap => Verdict::new(
+    let ready = match (failing, seen.service) {
+        (Some(failing), _) if resolved.truth != Truth::True || failing.truth == Truth::False => {
+            failing.of(types::READY)
+        }
+        // Whoever does not serve does not answer the operator either.
+        (_, Service::Down(text)) => {
+            Verdict::new(types::READY, Truth::False, reasons::WRITER_NOT_READY, text)
+        }
+        (Some(failing), Service::Up | Service::Failing(_)) => failing.of(types::READY),
+        (None, _) if !seen.is_in_bootstrap => Verdict::new(
             types::READY,
             Truth::False,
             reasons::PENDING,
             "the ConfigMap pyramid-bootstrap does not have it yet",
         ),
-        None => Verdict::new(types::READY, Truth::True, reasons::READY, "pushers can attach"),
+        (None, Service::Up | Service::Failing(_)) => {
+            halted(seen.subscription).unwrap_or_else(|| {
+                Verdict::new(types::READY, Truth::True, reasons::READY, "pushers can attach")
+            })
+        }
     };
     let needs_person = failing.filter(|one| {
         one.truth == Truth::False
@@ -246,6 +259,15 @@ fn conditions(seen: &Observed<'_>, resolved: Verdict, programmed: Verdict) -> Ve
     });
     let stalled = needs_person.map(|one| Verdict { truth: Truth::True, ..one.of(types::STALLED) });
     [ready, resolved, programmed].into_iter().chain(stalled).collect()
+}
+
+/// What pushers say that waits for a person. Without pushers it is ready: who installs it waits for
+/// that before there are any.
+fn halted(subscription: &Subscription) -> Option<Verdict> {
+    let conditions = &subscription.status.as_ref()?.conditions;
+    let delivering = find(conditions, types::DELIVERING)?;
+    let reason = reasons::HALTS.into_iter().find(|one| *one == delivering.reason)?;
+    Some(Verdict::new(types::READY, Truth::False, reason, delivering.message.clone()))
 }
 
 #[cfg(test)]

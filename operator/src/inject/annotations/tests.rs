@@ -26,6 +26,22 @@ fn wrong<T>(annotation: &'static str, value: &str, remedy: &'static str) -> Resu
     Err(Refusal::Annotation { annotation, value: value.to_owned(), remedy })
 }
 
+const SUBSCRIPTION_NAMES: &str =
+    "give names of Subscriptions in the pod's namespace, separated by commas";
+const STREAM_NAMES: &str =
+    "give names of Streams, as name or namespace/name, separated by commas, or only \"*\"";
+const STRANGE: &str = "has characters other than a-z, 0-9, \"-\" and \".\"";
+const ENDS: &str = "must begin and end with a letter or digit, also beside a point";
+
+fn unfit<T>(
+    annotation: &'static str,
+    name: &str,
+    flaw: &'static str,
+    remedy: &'static str,
+) -> Result<T, Refusal> {
+    Err(Refusal::Name { annotation, name: name.to_owned(), flaw, remedy })
+}
+
 #[test]
 fn a_pod_asks_with_either_of_two_annotations() {
     assert_eq!(read(&[]), Ok(Wish::Nothing));
@@ -66,20 +82,41 @@ fn names_are_those_of_objects() {
         let full = format!("shop/{name}");
         assert_eq!(append(&full), Ok(vec![full]));
     }
-    let subscription = "give names of Subscriptions in the pod's namespace, separated by commas";
-    let stream = "give names of Streams, as name or namespace/name, separated by commas, or only \
-                  \"*\"";
+    for (name, flaw) in [
+        ("A", STRANGE),
+        ("a_b", STRANGE),
+        ("ä", STRANGE),
+        ("a b", STRANGE),
+        ("a=1", STRANGE),
+        ("-a", ENDS),
+        ("a-", ENDS),
+        ("a..b", ENDS),
+        (".a", ENDS),
+        ("a.", ENDS),
+        ("a-.b", ENDS),
+    ] {
+        assert_eq!(subscriptions(name), unfit(SUBSCRIPTIONS, name, flaw, SUBSCRIPTION_NAMES));
+        assert_eq!(append(name), unfit(APPEND, name, flaw, STREAM_NAMES));
+    }
     let too_long = format!("{longest}a");
     let cut = format!("{}…", "a".repeat(SHOWN_MAX));
-    for name in ["A", "-a", "a-", "a..b", ".a", "a.", "a_b", "ä", "a b", "a=1"] {
-        assert_eq!(subscriptions(name), wrong(SUBSCRIPTIONS, name, subscription));
-        assert_eq!(append(name), wrong(APPEND, name, stream));
-    }
-    assert_eq!(subscriptions(&too_long), wrong(SUBSCRIPTIONS, &too_long, subscription));
-    assert_eq!(subscriptions(&format!("{too_long}a")), wrong(SUBSCRIPTIONS, &cut, subscription));
-    assert_eq!(subscriptions("shop/a"), wrong(SUBSCRIPTIONS, "shop/a", subscription));
-    for name in ["/a", "shop/", "a/b/c", "a.b/c", "*/a", "a/*"] {
-        assert_eq!(append(name), wrong(APPEND, name, stream));
+    let long =
+        |name| unfit(SUBSCRIPTIONS, name, "is longer than 63 characters", SUBSCRIPTION_NAMES);
+    assert_eq!(subscriptions(&too_long), long(&too_long));
+    assert_eq!(subscriptions(&format!("{too_long}a")), long(&cut));
+    assert_eq!(
+        subscriptions("shop/a"),
+        unfit(SUBSCRIPTIONS, "shop/a", STRANGE, SUBSCRIPTION_NAMES)
+    );
+    for (name, flaw) in [
+        ("/a", ENDS),
+        ("shop/", ENDS),
+        ("a/b/c", STRANGE),
+        ("a.b/c", "has a point in its namespace"),
+        ("*/a", STRANGE),
+        ("a/*", STRANGE),
+    ] {
+        assert_eq!(append(name), unfit(APPEND, name, flaw, STREAM_NAMES));
     }
 }
 
@@ -93,8 +130,11 @@ fn lists_keep_their_order_and_lose_their_spaces() {
 #[test]
 fn an_element_is_neither_empty_nor_there_twice() {
     for text in ["a,", ",a", "a,,b"] {
-        let remedy = "give names of Subscriptions in the pod's namespace, separated by commas";
-        assert_eq!(subscriptions(text), wrong(SUBSCRIPTIONS, "", remedy));
+        let remedy = SUBSCRIPTION_NAMES;
+        let empty = Refusal::EmptyName { annotation: SUBSCRIPTIONS, remedy };
+        assert_eq!(subscriptions(text), Err(empty));
+        let empty = Refusal::EmptyName { annotation: APPEND, remedy: STREAM_NAMES };
+        assert_eq!(append(text), Err(empty));
     }
     assert_eq!(subscriptions("a,b,a"), wrong(SUBSCRIPTIONS, "a", "name it once"));
     assert_eq!(append("a,b,b"), wrong(APPEND, "b", "name it once"));
@@ -103,9 +143,7 @@ fn an_element_is_neither_empty_nor_there_twice() {
 #[test]
 fn all_streams_stands_alone() {
     assert_eq!(append("*"), Ok(vec!["*".to_owned()]));
-    let remedy = "give names of Streams, as name or namespace/name, separated by commas, or only \
-                  \"*\"";
-    assert_eq!(append("a,*"), wrong(APPEND, "*", remedy));
+    assert_eq!(append("a,*"), unfit(APPEND, "*", STRANGE, STREAM_NAMES));
 }
 
 #[test]
@@ -169,11 +207,24 @@ fn amounts_are_some_cpu_and_whole_bytes() {
 }
 
 #[test]
+fn the_pusher_gets_16_mib_of_memory_or_more() {
+    for text in ["16Mi", "16777216", "17M"] {
+        assert_eq!(with(MEMORY_LIMIT, text).unwrap().memory.limit.as_deref(), Some(text));
+    }
+    for text in ["16777215", "16M", "1Mi"] {
+        let remedy = "give 16Mi or more, with less the pusher cannot start";
+        assert_eq!(with(MEMORY_LIMIT, text), wrong(MEMORY_LIMIT, text, remedy));
+    }
+    // What is asked for is no limit.
+    assert!(with(MEMORY_REQUEST, "1Mi").is_ok());
+}
+
+#[test]
 fn only_annotations_of_ours_are_called_unknown() {
     let asked = with("pyramid.dev/subscription", "a").unwrap();
     assert_eq!(asked.unknown, ["pyramid.dev/subscription"]);
     assert_eq!(with("example.org/subscription", "a").unwrap().unknown, [""; 0]);
-    for known in KNOWN {
+    for known in GIVEN.into_iter().chain([INJECTED_BY]) {
         assert!(known.starts_with(PREFIX));
         assert_eq!(with(INJECTED_BY, known).unwrap().unknown, [""; 0]);
     }

@@ -125,8 +125,16 @@ fn annotations() {
         (
             "pyramid.dev/subscriptions",
             "Orders".to_owned(),
-            "annotation pyramid.dev/subscriptions is \"Orders\"; give names of Subscriptions in \
-             the pod's namespace, separated by commas",
+            "annotation pyramid.dev/subscriptions has the name \"Orders\", which has characters \
+             other than a-z, 0-9, \"-\" and \".\"; give names of Subscriptions in the pod's \
+             namespace, separated by commas",
+        ),
+        (
+            "pyramid.dev/subscriptions",
+            "a,".to_owned(),
+            "annotation pyramid.dev/subscriptions has a comma with no name before or behind it; \
+             remove the comma, or give names of Subscriptions in the pod's namespace, separated by \
+             commas",
         ),
         (
             "pyramid.dev/subscriptions",
@@ -148,8 +156,9 @@ fn annotations() {
         (
             "pyramid.dev/append",
             "*,a".to_owned(),
-            "annotation pyramid.dev/append is \"*\"; give names of Streams, as name or \
-             namespace/name, separated by commas, or only \"*\"",
+            "annotation pyramid.dev/append has the name \"*\", which has characters other than \
+             a-z, 0-9, \"-\" and \".\"; give names of Streams, as name or namespace/name, \
+             separated by commas, or only \"*\"",
         ),
         (
             "pyramid.dev/append",

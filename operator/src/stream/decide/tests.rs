@@ -32,6 +32,7 @@ fn writer(yaml: &str) -> Arc<Writer> {
 /// What is there, beside the Stream.
 struct Scene {
     writers: Vec<Arc<Writer>>,
+    service: Service,
     settings: DefaultWriter,
     asked: Asked,
     objects_left: Option<u64>,
@@ -44,6 +45,7 @@ impl Scene {
     fn new(asked: Asked) -> Self {
         Self {
             writers: vec![writer(WRITER)],
+            service: Service::Up,
             settings: DefaultWriter::default(),
             asked,
             objects_left: None,
@@ -58,6 +60,7 @@ impl Scene {
             stream,
             is_terminating: self.is_terminating,
             writers: &self.writers,
+            service: &self.service,
             operators: "pyramid-system",
             default_writer: &self.settings,
             trust_domain: "td",
@@ -162,6 +165,33 @@ fn it_is_ready_only_after_its_namespace_was_told() {
 }
 
 #[test]
+fn a_writer_that_is_down_makes_its_streams_not_ready_and_leaves_them_programmed() {
+    let bound = stream("", BOUND, "");
+    let ready_of = |service: Service, asked: Asked| {
+        let mut scene = Scene::new(asked);
+        scene.service = service;
+        let decision = scene.decide(&bound);
+        let said: Vec<_> = decision.verdicts.iter().map(|one| (one.truth, one.reason)).collect();
+        (decision.verdicts[0].message.clone(), said)
+    };
+    let down = || Service::Down("Writer a/w is away".to_owned());
+    let accepted = (Truth::True, "Accepted");
+    let programmed = (Truth::True, "Programmed");
+    let not_ready = (Truth::False, "WriterNotReady");
+    let declared = || declared("mine", 2, false);
+    assert_eq!(
+        ready_of(down(), declared()),
+        ("Writer a/w is away".to_owned(), vec![not_ready, accepted, programmed])
+    );
+    let restarting = ready_of(Service::Failing(Duration::from_secs(1)), declared());
+    assert_eq!(restarting.1, [(Truth::True, "Ready"), accepted, programmed]);
+    let silent = (Truth::Unknown, "AdminUnreachable");
+    assert_eq!(ready_of(down(), unreachable()).1, [not_ready, accepted, silent]);
+    let refused = Asked::Failed(admin::Error::Invalid { message: "no".into() });
+    assert_eq!(ready_of(down(), refused).1[0], (Truth::False, "RejectedByWriter"));
+}
+
+#[test]
 fn what_is_declared_otherwise_is_declared_again_and_what_we_put_has_drifted() {
     let bound = stream("", BOUND, "");
     for asked in [declared("mine", 1, false), declared("other", 2, false), nothing()] {
@@ -222,6 +252,32 @@ fn a_writer_that_is_absent_elsewhere_or_not_founded_is_told_apart() {
     assert_eq!(with(vec![writer(&going)]), ("WriterNotReady", false, Step::Rest));
     let pending = with(vec![writer(WRITER)]);
     assert_eq!(pending, ("Pending", false, Step::Ask(founded())));
+}
+
+#[test]
+fn a_default_writer_that_is_gone_is_told_how_to_be_made_again() {
+    let text = |writer: &str, create: bool| {
+        let mut scene = Scene::new(Asked::NotYet);
+        scene.writers = Vec::new();
+        let spec = Some(json!({"objectStorage": {"bucket": "acme"}}));
+        scene.settings = DefaultWriter { create, spec };
+        let bound = stream("", &format!("writerRef: {{{writer}}}"), "");
+        let decision = scene.decide(&bound);
+        assert_eq!(said(&decision)[0], ("Ready", "False", "WriterNotFound"));
+        assert_eq!(decision.step, Step::Rest);
+        decision.verdicts[0].message.clone()
+    };
+    let default = "name: default, namespace: pyramid-system";
+    assert_eq!(
+        text(default, true),
+        "there is no Writer pyramid-system/default; create it, or a Stream without spec.writerRef in \
+         namespace shop, for which the operator makes it"
+    );
+    let create = "there is no Writer pyramid-system/default; create it";
+    assert_eq!(text(default, false), create);
+    let other = "there is no Writer pyramid-system/other; create it";
+    assert_eq!(text("name: other, namespace: pyramid-system", true), other);
+    assert_eq!(text("name: default", true), "there is no Writer shop/default; create it");
 }
 
 #[test]

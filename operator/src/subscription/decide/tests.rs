@@ -31,6 +31,7 @@ fn programmed(name: &str, spec: &str) -> pyramid_crds::Stream {
 struct Scene {
     streams: Listed,
     writer: Option<Founded>,
+    service: Service,
     former: Vec<Founded>,
     asked: Asked,
     is_in_bootstrap: bool,
@@ -41,6 +42,7 @@ impl Scene {
         Self {
             streams: Listed(streams),
             writer: Some(founded("w")),
+            service: Service::Up,
             former: Vec::new(),
             asked,
             is_in_bootstrap: true,
@@ -52,6 +54,7 @@ impl Scene {
             subscription,
             resolution: &resolve(subscription, &self.streams),
             writer: self.writer.as_ref(),
+            service: &self.service,
             former: &self.former,
             trust_domain: "td",
             asked: &self.asked,
@@ -131,6 +134,48 @@ fn a_subscription_is_asked_for_declared_and_ready() {
     );
     scene.is_in_bootstrap = false;
     assert_eq!(said(&scene.decide(&full()))[0], ("Ready", "False", "Pending"));
+}
+
+#[test]
+fn a_writer_that_is_down_makes_its_subscriptions_not_ready_and_leaves_them_programmed() {
+    let mut scene = Scene::new(two(), declared());
+    let mut ready_with = |service: Service| {
+        scene.service = service;
+        let mut verdicts = scene.decide(&full()).verdicts;
+        assert_eq!(verdicts[2].truth, Truth::True);
+        verdicts.swap_remove(0)
+    };
+    let text = "Writer a/w is away";
+    assert_eq!(
+        ready_with(Service::Down(text.to_owned())),
+        Verdict::new("Ready", Truth::False, "WriterNotReady", text)
+    );
+    let failing = ready_with(Service::Failing(std::time::Duration::from_secs(1)));
+    assert_eq!(failing, Verdict::new("Ready", Truth::True, "Ready", "pushers can attach"));
+    let resolved = subscription("{streams: [{name: orders}, {name: none}]}");
+    scene.service = Service::Down(text.to_owned());
+    assert_eq!(said(&scene.decide(&resolved))[0], ("Ready", "False", "StreamNotFound"));
+}
+
+/// Whoever installs an application waits for its Subscription before there is a pusher.
+#[test]
+fn a_halt_is_in_the_way_of_ready_and_nothing_else_of_delivering_is() {
+    let ready_with = |reason: &str| {
+        let mut subscription = full();
+        let status = format!(
+            "conditions: [{{type: Delivering, status: 'False', reason: {reason}, message: look,
+                lastTransitionTime: '2030-01-01T00:00:00Z'}}]"
+        );
+        subscription.status = Some(serde_saphyr::from_str(&status).unwrap());
+        Scene::new(two(), declared()).decide(&subscription).verdicts.swap_remove(0)
+    };
+    for halt in ["StreamReplaced", "EpochChanged", "Trimmed", "AheadOfStream", "Rejected"] {
+        assert_eq!(ready_with(halt), Verdict::new("Ready", Truth::False, halt, "look"));
+    }
+    for other in ["NoConsumers", "ConsumerUnreachable", "Paused", "Pending"] {
+        let ready = Verdict::new("Ready", Truth::True, "Ready", "pushers can attach");
+        assert_eq!(ready_with(other), ready, "{other}");
+    }
 }
 
 #[test]
