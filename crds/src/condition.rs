@@ -55,6 +55,8 @@ pub mod reasons {
     pub const REPLICAS_NOT_SUPPORTED: &str = "ReplicasNotSupported";
     /// `Ready` of a Writer: what it would be made of has the right name and is somebody else's.
     pub const FOREIGN_CHILD: &str = "ForeignChild";
+    /// `Stalled` of a Writer: the API server refuses what it is to be made of.
+    pub const REFUSED_BY_SERVER: &str = "RefusedByServer";
     /// `Ready` of a Writer: the Secret with its key is gone.
     pub const KEY_LOST: &str = "KeyLost";
     /// `Ready` and `ObjectStorageReady`: something that the spec names is not there.

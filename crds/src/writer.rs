@@ -35,6 +35,23 @@ pub const CREDENTIALS_SESSION_TOKEN: &str = "sessionToken";
 /// Key of the ConfigMap with the store's authorities.
 pub const CA_KEY: &str = "ca.crt";
 
+/// The rule that a request is not above its limit.
+macro_rules! within_limit {
+    ($resource:literal) => {
+        concat!(
+            "!has(self.requests) || !has(self.limits) || !('",
+            $resource,
+            "' in self.requests) || !('",
+            $resource,
+            "' in self.limits) || quantity(string(self.requests['",
+            $resource,
+            "'])).compareTo(quantity(string(self.limits['",
+            $resource,
+            "']))) <= 0"
+        )
+    };
+}
+
 /// An endpoint of an object store is no metadata service of a cloud, which answers everybody who
 /// asks from inside of a machine, and no other way to spell such an address: resolvers take 0xa9fea9fe
 /// for one, too. Link-local addresses are refused by range. What a name leads to only a connection
@@ -51,6 +68,16 @@ const NO_METADATA: &str = concat!(
     r"|\\[(fe[89ab][0-9a-f]:.*|fd00:ec2::254|fd20:ce::254|::|.*[.%].*|(0*:)*:?ffff:.*)\\]",
     ")(:[0-9]*)?/?$')"
 );
+
+/// The largest volumes of the great clouds have this size. A slip of the hand above it could not be
+/// taken back, because volumes never shrink.
+const SIZE_AT_MOST: &str = "!isQuantity(self) || quantity(self).compareTo(quantity('64Ti')) <= 0";
+
+/// A container with a request above its limit is refused by the server, but only as a part of the
+/// StatefulSet. Quantities may be written as numbers.
+const MEMORY_WITHIN_LIMIT: &str = within_limit!("memory");
+/// As [`MEMORY_WITHIN_LIMIT`].
+const CPU_WITHIN_LIMIT: &str = within_limit!("cpu");
 
 /// What a Writer is to be.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -159,13 +186,14 @@ fn one_replica() -> i32 {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// Size of each volume, at least 1Gi. It may grow later, if the StorageClass can, but not
+    /// Size of each volume, from 1Gi to 64Ti. It may grow later, if the StorageClass can, but not
     /// shrink.
     #[serde(default = "default_size")]
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(
         validation = Rule::new("isQuantity(self) && quantity(self).compareTo(quantity('1Gi')) >= 0")
             .message("storage.size must be a quantity of at least 1Gi"),
+        validation = Rule::new(SIZE_AT_MOST).message("storage.size must be at most 64Ti"),
         validation = Rule::new("!isQuantity(self) || !isQuantity(oldSelf) || quantity(self).compareTo(quantity(oldSelf)) >= 0")
             .message("storage.size may only grow")
     )]
@@ -308,7 +336,13 @@ pub struct Scheduling {
 }
 
 /// Resources of a container.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(
+    validation = Rule::new(MEMORY_WITHIN_LIMIT)
+        .message("resources.requests.memory must not be above resources.limits.memory"),
+    validation = Rule::new(CPU_WITHIN_LIMIT)
+        .message("resources.requests.cpu must not be above resources.limits.cpu")
+)]
 pub struct Resources {
     /// What a node must have free for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -37,7 +37,7 @@ use self::act::Actor;
 use self::applied::Applied;
 use self::children::Parent;
 use self::observe::{Live, Pass};
-use self::plan::{Observed, Step, Wait, plan};
+use self::plan::{Observed, Step, Stop, Wait, plan};
 use self::status::Facts;
 use crate::context::Context;
 use crate::kinds::bound::Bound;
@@ -95,6 +95,12 @@ impl Error {
             return None;
         };
         if let kube::Error::Api(status) = &**source { Some(status) } else { None }
+    }
+
+    /// What the API server will refuse until somebody changes something, in its words.
+    fn refusal(&self) -> Option<&str> {
+        let is_lasting = self.failure() == Failure::Lasting && !self.is_namespace_terminating();
+        self.api_status().filter(|_| is_lasting).map(|status| &*status.message)
     }
 
     /// The object is another one than the one that was read.
@@ -231,7 +237,12 @@ fn error_policy(found: Arc<Guarded>, error: &Error, shared: Arc<Shared>) -> Acti
     if error.is_conflict() && failures == 1 {
         return Action::requeue(CONFLICT_RETRY);
     }
-    let wait = jittered(retries::doubled(failures, error.failure()), &SystemEntropy);
+    let mut wait = retries::doubled(failures, error.failure());
+    if error.refusal().is_some() {
+        // What runs all the same is looked at as often as ever.
+        wait = wait.min(shared.context.settings.waits.stats());
+    }
+    let wait = jittered(wait, &SystemEntropy);
     let error = pyramid_telemetry::logs::causes(error);
     tracing::warn!(namespace, name, ?wait, error, "the Writer is looked at again later");
     Action::requeue(wait)
@@ -286,7 +297,17 @@ impl Shared {
                 tracing::info!(namespace, name, ?step, "Writer");
             }
             let actor = Actor { context: &self.context, parent, live: &live, applied: &applied };
-            actor.act(&step, &mut pass).await?;
+            if let Err(error) = actor.act(&step, &mut pass).await {
+                if let Some(words) = error.refusal() {
+                    let step = Step::Stop(Stop::Refused(words.to_owned()));
+                    let told = self.settle(parent, &live, &seen, &step, key).await;
+                    if let Err(untold) = told {
+                        let error = pyramid_telemetry::logs::causes(&untold);
+                        tracing::warn!(namespace, name, error, "the refusal is told later");
+                    }
+                }
+                return Err(error);
+            }
         }
         tracing::warn!(namespace, name, "the Writer needs more steps than it should");
         Ok(Action::requeue(self.context.settings.waits.progress()))
@@ -326,9 +347,8 @@ impl Shared {
     fn again(&self, step: &Step) -> Action {
         let waits = self.context.settings.waits;
         let wait = match step {
-            // Nothing tells when the Writer loses or finds its bucket.
-            Step::Stable => waits.stats(),
-            Step::Stop(_) => waits.resync(),
+            // Nothing tells when the Writer loses or finds its bucket, or a Secret goes or comes.
+            Step::Stable | Step::Stop(_) => waits.stats(),
             Step::Gone => return Action::await_change(),
             Step::Wait(_)
             | Step::AddFinalizer

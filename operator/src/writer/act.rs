@@ -208,7 +208,10 @@ impl Actor<'_> {
         let wanted = children::peers_service(parent, service.as_deref());
         self.apply(&wanted, live.peers_service.as_ref()).await?;
         let set = uid(live.set.as_ref().map(|child| &child.metadata.uid));
-        let volume = live.volume(parent.writer);
+        let Some(volume) = live.volume(parent.writer) else {
+            // The plan stops before: whatever runs is left as it is.
+            return Ok(());
+        };
         let replicas = parent.writer.spec.replicas;
         let set =
             children::stateful_set(parent, &context.settings, volume, replicas, set.as_deref());

@@ -295,8 +295,9 @@ impl Live {
         })
     }
 
-    /// The volume that the `StatefulSet` is to have.
-    pub(crate) fn volume<'a>(&'a self, writer: &'a Writer) -> Volume<'a> {
+    /// The volume that the `StatefulSet` is to have. `None`: the spec's size cannot be read, and a
+    /// log of no size would end the Writer.
+    pub(crate) fn volume<'a>(&'a self, writer: &'a Writer) -> Option<Volume<'a>> {
         let size = &writer.spec.storage.size;
         let template = self.set.as_ref().and_then(|set| {
             let template = set.spec.as_ref()?.volume_claim_templates.as_ref()?.first()?;
@@ -304,14 +305,16 @@ impl Live {
             Some(&*requests.get("storage")?.0)
         });
         let claim_size = template.unwrap_or(size);
-        let wanted = quantity::bytes(size).unwrap_or_default();
+        let wanted = quantity::bytes(size).filter(|bytes| *bytes > 0)?;
         let there = self
             .claim_size(writer)
             .and_then(|size| size.capacity)
+            // Some drivers say 0 of a volume that has no bound.
+            .filter(|capacity| *capacity > 0)
             .or_else(|| quantity::bytes(claim_size))
             .unwrap_or(wanted);
         // A local volume is as large as its disk, which is not all ours.
-        Volume { claim_size, bytes: there.min(wanted) }
+        Some(Volume { claim_size, bytes: there.min(wanted) })
     }
 
     /// What decides about the next step.
@@ -330,6 +333,7 @@ impl Live {
             replicas: writer.spec.replicas,
             when_deleted: writer.spec.storage.when_deleted,
             deletion,
+            is_size_readable: self.volume(writer).is_some(),
             has_finalizer: writer
                 .finalizers()
                 .iter()
@@ -339,6 +343,9 @@ impl Live {
             member: status.and_then(|status| member(status, &parent.names())),
             foreign: self.foreign(parent),
             kek: match (&writer.spec.encryption, &self.kek) {
+                (Some(_), _) if self.missing.iter().any(|missing| missing.input == Input::Key) => {
+                    KekSeen::OfUserAbsent
+                }
                 (Some(_), _) => KekSeen::OfUser,
                 (None, Some(_)) => KekSeen::Present,
                 (None, None) => KekSeen::Absent,

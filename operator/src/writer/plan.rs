@@ -8,44 +8,11 @@
 //!   the volume. Afterwards an empty volume is a lost one, and nobody but a person mends that.
 //! * Volumes go only under a finalizer of a Writer that is being deleted, after its `StatefulSet`.
 
-use std::fmt;
-use std::str::FromStr;
+mod cluster_id;
 
 use pyramid_crds::writer::Fate;
 
-/// Identity of a Writer's data. In text: 32 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct ClusterId(pub(crate) [u8; 16]);
-
-/// The text is no cluster id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a cluster id is 32 hexadecimal digits in lower case")]
-pub(crate) struct ParseClusterIdError;
-
-impl FromStr for ClusterId {
-    type Err = ParseClusterIdError;
-
-    fn from_str(text: &str) -> Result<Self, ParseClusterIdError> {
-        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        if text.len() != 32 || !text.bytes().all(is_hex) {
-            return Err(ParseClusterIdError);
-        }
-        let number = u128::from_str_radix(text, 16).map_err(|_overflow| ParseClusterIdError)?;
-        Ok(Self(number.to_be_bytes()))
-    }
-}
-
-impl fmt::Display for ClusterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", u128::from_be_bytes(self.0))
-    }
-}
-
-impl fmt::Debug for ClusterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
+pub(crate) use self::cluster_id::{ClusterId, ParseClusterIdError};
 
 /// All that decides about the next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +22,8 @@ pub(crate) struct Observed {
     pub(crate) when_deleted: Fate,
     /// Set if the Writer is being deleted.
     pub(crate) deletion: Option<Deletion>,
+    /// The spec says a size from which that of the log follows.
+    pub(crate) is_size_readable: bool,
     /// Ours, which protects the volumes.
     pub(crate) has_finalizer: bool,
     /// The operator may work in this namespace. If not, nothing below is known.
@@ -117,8 +86,10 @@ pub(crate) enum KekSeen {
     Absent,
     /// It is there.
     Present,
-    /// The user's own; if it is missing, it is named in [`Observed::missing`].
+    /// The user's own.
     OfUser,
+    /// The user's own is not there; it is named in [`Observed::missing`].
+    OfUserAbsent,
 }
 
 /// The `StatefulSet`.
@@ -242,6 +213,10 @@ pub(crate) enum Step {
 pub(crate) enum Stop {
     NamespaceNotEnabled,
     ReplicasNotSupported,
+    /// The size of the volumes is no number of bytes that the operator can reckon with.
+    SizeUnreadable,
+    /// The API server refuses what was to be done, and will again; in its words.
+    Refused(String),
     ForeignChild(ForeignChild),
     /// The Writer is founded, and the Secret with its key is gone.
     KekLost,
@@ -249,6 +224,22 @@ pub(crate) enum Stop {
     VolumeLost,
     /// The volume holds data that is not this Writer's; in words.
     ForeignVolume(String),
+}
+
+impl Stop {
+    /// Whether a replica that serves goes on to, and is said to: only what is new in the spec does
+    /// not count.
+    pub(crate) fn leaves_it_serving(&self) -> bool {
+        match self {
+            Self::SizeUnreadable | Self::Refused(_) => true,
+            Self::NamespaceNotEnabled
+            | Self::ReplicasNotSupported
+            | Self::ForeignChild(_)
+            | Self::KekLost
+            | Self::VolumeLost
+            | Self::ForeignVolume(_) => false,
+        }
+    }
 }
 
 /// What has to happen first.
@@ -288,6 +279,9 @@ pub(crate) fn plan(seen: &Observed) -> Step {
     }
     if seen.replicas != 1 {
         return certificate_and(seen, Step::Stop(Stop::ReplicasNotSupported));
+    }
+    if !seen.is_size_readable {
+        return certificate_and(seen, Step::Stop(Stop::SizeUnreadable));
     }
     if let Some(foreign) = &seen.foreign {
         return if foreign.is_of_earlier {
@@ -334,13 +328,13 @@ fn plan_cluster(seen: &Observed, cluster_id: ClusterId) -> Step {
         return certificate_and(seen, Step::Stop(Stop::ForeignVolume(words)));
     }
     let is_founded = seen.member.is_some() || is_stamped;
-    if seen.kek == KekSeen::Absent {
+    match seen.kek {
         // A second key would not open what the first has closed.
-        return if is_founded {
-            certificate_and(seen, Step::Stop(Stop::KekLost))
-        } else {
-            Step::CreateKek
-        };
+        KekSeen::Absent | KekSeen::OfUserAbsent if is_founded => {
+            return certificate_and(seen, Step::Stop(Stop::KekLost));
+        }
+        KekSeen::Absent => return Step::CreateKek,
+        KekSeen::Present | KekSeen::OfUser | KekSeen::OfUserAbsent => {}
     }
     if !seen.missing.is_empty() && seen.set.is_none() {
         // A volume that was missing once is tried again only after a while.

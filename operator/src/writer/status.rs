@@ -68,6 +68,12 @@ impl Facts<'_> {
         matches!(self.seen.data, DataSeen::Member { leads: true, .. })
     }
 
+    /// It is founded, and its replica takes appends.
+    fn serves(&self) -> bool {
+        let is_pod_ready = self.seen.pod.as_ref().is_some_and(|pod| pod.is_ready);
+        self.seen.member.is_some() && self.leads() && is_pod_ready
+    }
+
     fn conditions(&self, look: &Observation<'_>) -> Vec<Condition> {
         let verdicts = [
             (types::READY, Some(self.ready())),
@@ -87,7 +93,9 @@ impl Facts<'_> {
     }
 
     fn ready(&self) -> Verdict {
-        if let Step::Stop(stop) = self.step {
+        if let Step::Stop(stop) = self.step
+            && !(stop.leaves_it_serving() && self.serves())
+        {
             let (reason, message) = self.stop(stop);
             return (Truth::False, reason, message);
         }
@@ -104,8 +112,7 @@ impl Facts<'_> {
             let message = format!("waits for the first replica{}", self.trouble());
             return (Truth::False, reasons::BOOTSTRAPPING, message);
         };
-        let is_pod_ready = self.seen.pod.as_ref().is_some_and(|pod| pod.is_ready);
-        if self.leads() && is_pod_ready {
+        if self.serves() {
             return (Truth::True, reasons::READY, "takes appends".to_owned());
         }
         if member.node_id == UNKNOWN_NODE {
@@ -115,6 +122,7 @@ impl Facts<'_> {
             );
             return (Truth::False, reasons::ADOPTING_VOLUMES, message);
         }
+        let is_pod_ready = self.seen.pod.as_ref().is_some_and(|pod| pod.is_ready);
         if let (true, Some(Err(error))) = (is_pod_ready, &self.live.answer) {
             let message = format!("the replica is ready, but the operator cannot ask it: {error}");
             return (Truth::Unknown, reasons::ADMIN_UNREACHABLE, message);
@@ -245,6 +253,22 @@ impl Facts<'_> {
                     self.seen.replicas
                 ),
             ),
+            Stop::SizeUnreadable => (
+                reasons::INVALID_SPEC,
+                format!(
+                    "storage.size {} is no size that the operator can reckon with; nothing was \
+                     changed, write it in whole bytes with a suffix such as Gi",
+                    self.parent.writer.spec.storage.size
+                ),
+            ),
+            Stop::Refused(words) => (
+                reasons::REFUSED_BY_SERVER,
+                format!(
+                    "the API server refuses a step towards the spec, which is tried again; mend the \
+                     spec, or what forbids it: {}",
+                    shortened(words)
+                ),
+            ),
             Stop::ForeignChild(foreign) => (
                 reasons::FOREIGN_CHILD,
                 format!(
@@ -256,16 +280,17 @@ impl Facts<'_> {
                 reasons::KEY_LOST,
                 format!(
                     "Secret {namespace}/{} with the key of all data in the bucket is gone; restore \
-                     it from your backup, a new key cannot open what the old one has closed",
-                    names.kek()
+                     it from your copy, and do not restart the Pod meanwhile: it still works with \
+                     the key, and a new one cannot open what the old one has closed",
+                    self.kek()
                 ),
             ),
             Stop::VolumeLost => (
                 reasons::VOLUME_LOST,
                 format!(
                     "PersistentVolumeClaim {namespace}/{} is empty, but it held the log of this \
-                     Writer; bring the volume back, or delete the Writer {name} and its Streams and \
-                     begin anew: what was shipped stays in the bucket",
+                     Writer; bring the volume back, or begin anew: delete the Writer {name}, \
+                     then this claim, and make the Writer again; what was shipped stays in the bucket",
                     names.claim()
                 ),
             ),
@@ -278,6 +303,12 @@ impl Facts<'_> {
                 ),
             ),
         }
+    }
+
+    /// The Secret with the key.
+    fn kek(&self) -> String {
+        let encryption = self.parent.writer.spec.encryption.as_ref();
+        encryption.map_or_else(|| self.parent.names().kek(), |of| of.key_secret_ref.name.clone())
     }
 
     fn missing(&self) -> String {
@@ -312,7 +343,7 @@ fn trouble(pod: &Pod) -> Option<String> {
     let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     // The last line of its log says more than that it is started again later.
     if let Some(ended) = ended.filter(|ended| ended.exit_code != 0) {
-        let text = ended.message.as_deref().unwrap_or_default().trim();
+        let text = last_words(ended.message.as_deref().unwrap_or_default());
         return Some(format!("it ended with code {}: {text}", ended.exit_code));
     }
     let ContainerState { waiting, .. } = container.state.as_ref()?;
@@ -321,6 +352,15 @@ fn trouble(pod: &Pod) -> Option<String> {
     let message = waiting.message.as_deref().unwrap_or_default();
     let text = [reason, message].into_iter().filter(|text| !text.is_empty());
     Some(text.collect::<Vec<_>>().join(": "))
+}
+
+/// What the end of a log says: its last line. Of a line in JSON the message and the error.
+fn last_words(log: &str) -> String {
+    let last = log.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
+    let line: serde_json::Value = serde_json::from_str(last).unwrap_or_default();
+    let fields = ["message", "error"].map(|name| line.get(name).and_then(|value| value.as_str()));
+    let words: Vec<&str> = fields.into_iter().flatten().collect();
+    if words.is_empty() { last.to_owned() } else { words.join(": ") }
 }
 
 /// The beginning of a long text.

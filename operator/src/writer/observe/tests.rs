@@ -39,6 +39,7 @@ fn a_writer_that_runs_is_seen_whole() {
         replicas: 1,
         when_deleted: Fate::Retain,
         deletion: None,
+        is_size_readable: true,
         has_finalizer: false,
         is_enabled: true,
         cluster_id: Some(id),
@@ -138,7 +139,7 @@ fn sizes_are_compared_with_what_is_asked_for() {
         live.claim = Some(claim);
         live.class_grows = class_grows;
         let seen = live.observed(parent(&writer), Pass::default()).unwrap();
-        (seen.claim.unwrap().size, live.volume(&writer).bytes >> 30)
+        (seen.claim.unwrap().size, live.volume(&writer).unwrap().bytes >> 30)
     };
     assert_eq!(size("10Gi", "10Gi", "10Gi", false), (SizeSeen::Enough, 10));
     // A local volume is as large as its disk.
@@ -150,12 +151,51 @@ fn sizes_are_compared_with_what_is_asked_for() {
 }
 
 #[test]
+fn a_key_of_the_user_that_is_gone_is_seen() {
+    let mut writer = writer();
+    writer.spec.encryption = Some(from(json!({"keySecretRef": {"name": "acme-key"}})));
+    let kek = |live: &Live| live.observed(parent(&writer), Pass::default()).unwrap().kek;
+    assert_eq!(kek(&live()), KekSeen::OfUser);
+    let missing = |input| vec![Missing { input, text: "Secret shop/acme-key".to_owned() }];
+    let gone = Live { missing: missing(Input::Key), ..live() };
+    assert_eq!(kek(&gone), KekSeen::OfUserAbsent);
+    let other = Live { missing: missing(Input::Credentials), ..live() };
+    assert_eq!(kek(&other), KekSeen::OfUser);
+}
+
+#[test]
+fn a_size_that_cannot_be_read_makes_no_volume() {
+    let mut writer = writer();
+    let mut readable = |size: &str| {
+        writer.spec.storage.size = size.to_owned();
+        let seen = live().observed(parent(&writer), Pass::default()).unwrap();
+        (seen.is_size_readable, live().volume(&writer).map(|volume| volume.bytes >> 30))
+    };
+    assert_eq!(readable("15Ei"), (true, Some(10)));
+    for size in ["16Ei", "99999999Ei", "1073741824000m", "0"] {
+        assert_eq!(readable(size), (false, None), "{size}");
+    }
+}
+
+#[test]
+fn a_driver_that_says_no_capacity_leaves_the_size_as_it_was_asked_for() {
+    let mut live = live();
+    let mut bytes = |capacity: &str| {
+        let capacity = [("storage".to_owned(), from(json!(capacity)))].into();
+        live.claim.as_mut().unwrap().status.as_mut().unwrap().capacity = Some(capacity);
+        live.volume(&writer()).unwrap().bytes
+    };
+    assert_eq!((bytes("0"), bytes("1")), (10 << 30, 1));
+}
+
+#[test]
 fn the_claim_template_of_a_set_that_exists_stays() {
     let mut writer = writer();
     writer.spec.storage.size = "20Gi".to_owned();
-    assert_eq!(live().volume(&writer).claim_size, "10Gi");
+    assert_eq!(live().volume(&writer).unwrap().claim_size, "10Gi");
     let new = Live { set: None, claim: None, ..live() };
-    assert_eq!(new.volume(&writer), Volume { claim_size: "20Gi", bytes: 20 << 30 });
+    let volume = Volume { claim_size: "20Gi", bytes: 20 << 30 };
+    assert_eq!(new.volume(&writer), Some(volume));
 }
 
 #[test]

@@ -11,6 +11,7 @@ fn stable() -> Observed {
         replicas: 1,
         when_deleted: Fate::Retain,
         deletion: None,
+        is_size_readable: true,
         has_finalizer: false,
         is_enabled: true,
         cluster_id: Some(CLUSTER),
@@ -153,6 +154,9 @@ fn a_key_is_made_once_and_never_for_data_that_is_there() {
     assert_eq!(unfounded(|seen| seen.kek = KekSeen::Absent), Step::CreateKek);
     assert_eq!(with(|seen| seen.kek = KekSeen::Absent), Step::Stop(Stop::KekLost));
     assert_eq!(with(|seen| seen.kek = KekSeen::OfUser), Step::Stable);
+    assert_eq!(with(|seen| seen.kek = KekSeen::OfUserAbsent), Step::Stop(Stop::KekLost));
+    let unfounded = unfounded(|seen| seen.kek = KekSeen::OfUserAbsent);
+    assert_eq!(unfounded, Step::Bootstrap { cluster_id: CLUSTER });
 }
 
 #[test]
@@ -166,6 +170,20 @@ fn three_replicas_change_nothing_but_keep_the_certificate() {
         (seen.set, seen.cluster_id) = (None, None);
     });
     assert_eq!(new, stop);
+}
+
+#[test]
+fn a_size_that_cannot_be_read_changes_nothing_but_keeps_the_certificate() {
+    let stop = Step::Stop(Stop::SizeUnreadable);
+    assert_eq!(with(|seen| seen.is_size_readable = false), stop);
+    let old = |seen: &mut Observed| {
+        (seen.is_size_readable, seen.are_children_applied, seen.is_tls_applied) =
+            (false, false, false);
+    };
+    assert_eq!(with(old), Step::ApplyTls);
+    let deletion = Deletion { is_namespace_terminating: false, is_forced: false, streams: 0 };
+    let deleted = with(|seen| (seen.is_size_readable, seen.deletion) = (false, Some(deletion)));
+    assert_eq!(deleted, Step::Gone);
 }
 
 #[test]

@@ -161,18 +161,57 @@ fn each_stop_says_what_to_do() {
     for (stop, reason, does) in [
         (Stop::NamespaceNotEnabled, "NamespaceNotEnabled", "writerNamespaces"),
         (Stop::ReplicasNotSupported, "ReplicasNotSupported", "set spec.replicas to 1"),
+        (Stop::SizeUnreadable, "InvalidSpec", "storage.size 10Gi is no size"),
         (Stop::ForeignChild(foreign), "ForeignChild", "Service billing-writer belongs to nobody"),
-        (Stop::KekLost, "KeyLost", "restore it from your backup"),
-        (Stop::VolumeLost, "VolumeLost", "bring the volume back"),
+        (
+            Stop::KekLost,
+            "KeyLost",
+            "restore it from your copy, and do not restart the Pod meanwhile",
+        ),
+        (Stop::VolumeLost, "VolumeLost", "delete the Writer billing, then this claim"),
         (Stop::ForeignVolume("odd".to_owned()), "ForeignVolume", "is not this Writer's: odd"),
     ] {
-        let status = status_of(&writer(), &live(), &Step::Stop(stop));
+        let silent = Live { answer: None, ..live() };
+        let status = status_of(&writer(), &silent, &Step::Stop(stop));
         for r#type in ["Ready", "Stalled"] {
             let condition = find(&status.conditions, r#type).unwrap();
             assert_eq!(condition.reason, reason, "{type}", type = r#type);
             assert!(condition.message.contains(does), "{}", condition.message);
         }
     }
+}
+
+/// The types of conditions that hold, and the reason of `Stalled`.
+fn stands(live: &Live, stop: Stop) -> (Vec<(String, String)>, String) {
+    let status = status_of(&writer(), live, &Step::Stop(stop));
+    assert_eq!(status.observed_generation, Some(3));
+    let said = verdicts(&status).into_iter().map(|(r#type, is, _)| (r#type.into(), is.into()));
+    (said.collect(), message(&status, "Stalled").to_owned())
+}
+
+#[test]
+fn what_the_server_refuses_stalls_and_leaves_a_replica_that_serves_ready() {
+    let said = |ready: &str, objects: &str| {
+        [
+            ("Ready", ready),
+            ("Progressing", "False"),
+            ("StorageReady", "True"),
+            ("ObjectStorageReady", objects),
+            ("Stalled", "True"),
+        ]
+        .map(|(r#type, is)| (r#type.to_owned(), is.to_owned()))
+        .to_vec()
+    };
+    let refused = || Stop::Refused("requests: must be less than the limit".to_owned());
+    let (conditions, words) = stands(&live(), refused());
+    assert_eq!(conditions, said("True", "True"));
+    assert!(words.ends_with(": requests: must be less than the limit"), "{words}");
+    let silent = Live { answer: None, ..live() };
+    assert_eq!(stands(&silent, refused()).0, said("False", "Unknown"));
+    assert_eq!(stands(&live(), Stop::SizeUnreadable).0, said("True", "True"));
+    assert_eq!(stands(&live(), Stop::KekLost).0, said("False", "True"));
+    let long = "x".repeat(2 * TROUBLE_BYTES_MAX);
+    assert!(stands(&live(), Stop::Refused(long)).1.len() < 2 * TROUBLE_BYTES_MAX);
 }
 
 #[test]
@@ -268,6 +307,24 @@ fn why_a_pod_is_not_ready_is_told_in_the_words_of_the_cluster() {
     let ready = json!({"conditions": [{"type": "Ready", "status": "True"}]});
     assert_eq!(pod(ready), None);
     assert_eq!(pod(json!({})), None);
+}
+
+#[test]
+fn of_a_log_the_last_line_is_told_and_of_json_its_message_and_error() {
+    let warn = r#"{"timestamp":"t","level":"WARN","message":"slow","error":"e"}"#;
+    for (log, expected) in [
+        (
+            format!("{warn}\n{warn}\npyramid-writer: no such bucket\n\n"),
+            "pyramid-writer: no such bucket",
+        ),
+        (format!("starts\n{warn}\n"), "slow: e"),
+        (r#"{"level":"ERROR","message":"panicked"}"#.to_owned(), "panicked"),
+        (r#"{"level":"ERROR"}"#.to_owned(), r#"{"level":"ERROR"}"#),
+        (r#"sage":"cut off"}"#.to_owned(), r#"sage":"cut off"}"#),
+        (" \n".to_owned(), ""),
+    ] {
+        assert_eq!(last_words(&log), expected, "{log}");
+    }
 }
 
 #[test]

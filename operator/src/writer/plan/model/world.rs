@@ -142,6 +142,7 @@ impl World {
             replicas: writer.replicas,
             when_deleted: writer.when_deleted,
             deletion,
+            is_size_readable: true,
             has_finalizer: writer.has_finalizer,
             is_enabled: true,
             cluster_id: writer.cluster_id,
