@@ -100,7 +100,7 @@ pub async fn take(cluster: &Cluster, settings: &Settings) -> anyhow::Result<Vec<
     memory::close_producer(cluster).await?;
     let size = memory::size(cluster).await?;
     add(streams::apply(cluster, settings.streams).await?);
-    memory::sealed(cluster, &size).await?;
+    memory::sealed(cluster, size).await?;
     add(idle::take(cluster, settings.idle).await?);
     add(memory::take(cluster, &format!("{} Streams", settings.streams), false).await?);
     add(streams::delete(cluster).await?);

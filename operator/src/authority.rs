@@ -27,13 +27,14 @@ use pyramid_protocol::{Clock, Entropy};
 use pyramid_telemetry::logs::causes;
 use pyramid_tls::authority::{self, Damaged};
 use pyramid_tls::{Authority, bundle};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{MANAGER, Trust, said};
 use crate::pki::{CERTIFICATE, KEY, TLS_TYPE, WRITER_SECRET_SUFFIX};
 use crate::settings::Settings;
-use crate::webhook_bundle::WEBHOOK;
+use crate::webhook_bundle::{WEBHOOK, has_root};
 
 /// Name of the Secret.
 pub const SECRET: &str = "pyramid-ca";
@@ -57,11 +58,13 @@ pub enum Error {
     #[error(
         "the Secret {SECRET} is gone, but {evidence} holds what its authority made; restore \
          {SECRET} from a copy. To begin with a new authority that no running program believes, \
-         remove {evidence} first"
+         remove {evidence} first: {removal}"
     )]
     Gone {
         /// What is left of it.
         evidence: String,
+        /// The commands that remove it.
+        removal: String,
     },
     /// Somebody has to restore the Secret.
     #[error("the Secret {SECRET}")]
@@ -156,8 +159,8 @@ pub async fn load_or_create(
     if let Some(secret) = found {
         return Trust::read(&secret, settings);
     }
-    if let Some(evidence) = evidence(client, namespace, settings).await? {
-        return Err(Error::Gone { evidence });
+    if let Some(Evidence { place, removal }) = evidence(client, namespace, settings).await? {
+        return Err(Error::Gone { evidence: place, removal });
     }
     let trust_domain = new_trust_domain(settings, entropy);
     let life = Duration::from_secs(settings.pki.root_life_seconds.into());
@@ -201,13 +204,22 @@ fn secret_of(authority: &Authority) -> Secret {
     Secret { metadata, type_, data: Some(data.into()), ..Secret::default() }
 }
 
+/// What is left of an authority before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Evidence {
+    /// Where it is.
+    place: String,
+    /// How a person removes it.
+    removal: String,
+}
+
 /// Something that an authority before made: its certificates in Writers' Secrets, or its root in the
 /// webhook's configuration.
 async fn evidence(
     client: &Client,
     namespace: &str,
     settings: &Settings,
-) -> Result<Option<String>, Error> {
+) -> Result<Option<Evidence>, Error> {
     let params =
         ListParams::default().labels(&format!("{}={}", label::MANAGED_BY, label::OPERATOR));
     let places: Vec<Api<Secret>> = match places(namespace, settings) {
@@ -234,22 +246,31 @@ async fn evidence(
 }
 
 /// The first of these Secrets that holds a Writer's certificate.
-fn certificate_in(secrets: &[Secret]) -> Option<String> {
+fn certificate_in(secrets: &[Secret]) -> Option<Evidence> {
     let is_writers = |secret: &&Secret| {
         secret.metadata.name.as_ref().is_some_and(|name| name.ends_with(WRITER_SECRET_SUFFIX))
     };
     let Secret { metadata, .. } = secrets.iter().find(is_writers)?;
-    let part = |part: &Option<String>| part.clone().unwrap_or_default();
-    Some(format!("the Secret {}/{}", part(&metadata.namespace), part(&metadata.name)))
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let name = metadata.name.as_deref().unwrap_or_default();
+    Some(Evidence {
+        place: format!("the Secret {namespace}/{name}"),
+        removal: format!("`kubectl delete secret --namespace {namespace} {name}`"),
+    })
 }
 
 /// Tells whether the webhook's configuration has a root.
-fn root_in(configuration: Option<&MutatingWebhookConfiguration>) -> Option<String> {
+fn root_in(configuration: Option<&MutatingWebhookConfiguration>) -> Option<Evidence> {
     let webhooks = configuration.and_then(|it| it.webhooks.as_deref()).unwrap_or_default();
-    let has_root = webhooks.iter().any(|webhook| {
-        webhook.client_config.ca_bundle.as_ref().is_some_and(|ByteString(pem)| !pem.is_empty())
-    });
-    has_root.then(|| format!("the caBundle of MutatingWebhookConfiguration {WEBHOOK}"))
+    let at = webhooks.iter().position(has_root)?;
+    let patch = json!([{"op": "remove", "path": format!("/webhooks/{at}/clientConfig/caBundle")}]);
+    Some(Evidence {
+        place: format!("the caBundle of MutatingWebhookConfiguration {WEBHOOK}"),
+        removal: format!(
+            "`helm uninstall` of this release and `helm install` again, or `kubectl patch \
+             mutatingwebhookconfiguration {WEBHOOK} --type=json --patch='{patch}'`"
+        ),
+    })
 }
 
 /// Namespaces in which Writers can be, `None` for all; the operator has no right to look at other

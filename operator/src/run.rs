@@ -1,8 +1,8 @@
 //! Wires everything; one task that ends, ends all.
 //!
 //! At the start: settings, a client of the API server, the authority, the operator's own
-//! certificate, then webhook and issuer listen, and only when the caches are read as well is this
-//! replica ready. Then it waits for the lease, and whoever has it runs the controllers.
+//! certificate, then webhook and issuer listen, and only when the caches are read and the API server is
+//! told whom to believe is this replica ready. Then it waits for the lease, and whoever has it runs the controllers.
 
 mod health;
 mod lead;
@@ -36,6 +36,7 @@ use crate::issuer::{Access, Issuer};
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::settings::{self, Settings};
+use crate::webhook_bundle::{self, Filled};
 use crate::{authority, identity, inject, issuer, webhook};
 
 /// At a stop, webhook and issuer go on for this long: the API server and pods hear only then that
@@ -277,7 +278,14 @@ async fn serve(
     let audit = Audit { subscriptions, metrics: AuditMetrics::default() };
     let others = (&injections, &audit.metrics);
     let registry = metrics.registry(others, tls, context.trust.clone());
-    serve_ops(tasks, config, access, registry, stop).await?;
+    let bundle = Filled::default();
+    let filling = webhook_bundle::fill(Arc::clone(context), bundle.clone(), stop.all.clone());
+    tasks.spawn(async move {
+        filling.await;
+        Ok("first trust bundle")
+    });
+    let vitals = Vitals::new(access, bundle, stop.all.clone());
+    serve_ops(tasks, config, vitals, registry, stop).await?;
     Ok(audit)
 }
 
@@ -285,11 +293,11 @@ async fn serve(
 async fn serve_ops(
     tasks: &mut JoinSet<Outcome>,
     config: &Config,
-    access: Access,
+    vitals: Vitals,
     registry: Registry,
     stop: &Stop,
 ) -> Result<(), Error> {
-    let vitals = Arc::new(Vitals::new(access, stop.all.clone()));
+    let vitals = Arc::new(vitals);
     let beating = vitals.pulse().keep_beating();
     let until = stop.serving.clone();
     tasks.spawn(async move {

@@ -1,9 +1,9 @@
 //! Which Writer a command means, how to reach it, and as whom.
 //!
 //! In this order: `--writer`; the data directory that was named; the pusher of this pod; the
-//! `pyramid dev` that runs on the default data directory; the default port of this machine, but only
-//! if nothing was named: a command never acts on another Writer than the one
-//! that is meant. A `pyramid dev` says where its certificates are, another Writer needs `--tls`;
+//! `pyramid dev` that runs on the default data directory; the default port of this machine, in a pod
+//! that of its pusher, but only if nothing was named: a command never acts on another Writer than the
+//! one that is meant. A `pyramid dev` says where its certificates are, another Writer needs `--tls`;
 //! without it only a Writer of this machine is spoken to, in clear.
 
 pub(crate) mod admin;
@@ -30,6 +30,7 @@ use crate::dev::running::Running;
 pub(crate) const DATA_DIR: &str = ".pyramid";
 const WRITER: &str = "127.0.0.1:7400";
 const ADMIN: &str = "127.0.0.1:7402";
+const PUSHER: &str = "http://127.0.0.1:7410";
 
 /// Which Writer is meant.
 #[derive(Clone, Debug, clap::Args)]
@@ -66,6 +67,11 @@ pub(crate) struct Args {
     /// In a pod of Kubernetes: where its pusher takes appends and reads.
     #[arg(long, global = true, env = "PYRAMID_APPEND_ENDPOINT", value_name = "URL")]
     local: Option<String>,
+
+    /// The API server's address, which every container of Kubernetes has in its environment. An init
+    /// container has nothing else that tells it of its pusher.
+    #[arg(long, global = true, env = "KUBERNETES_SERVICE_HOST", hide = true, value_name = "HOST")]
+    kubernetes: Option<String>,
 }
 
 /// Who can change what a refusal is about.
@@ -150,7 +156,18 @@ impl Args {
 
     /// The pusher of this pod, unless something else is named.
     fn pusher(&self) -> Option<&str> {
-        self.local.as_deref().filter(|_| self.writer.is_empty() && self.data_dir.is_none())
+        if !self.writer.is_empty() || self.data_dir.is_some() {
+            return None;
+        }
+        self.local.as_deref().or_else(|| self.is_bare_pod().then_some(PUSHER))
+    }
+
+    /// Whether this is a pod and nothing says which Writer is meant.
+    fn is_bare_pod(&self) -> bool {
+        self.kubernetes.is_some()
+            && self.admin.is_none()
+            && self.tls.is_none()
+            && matches!(running(Path::new(DATA_DIR), false), Ok(None))
     }
 
     /// Decides which Writer is meant.
@@ -158,7 +175,7 @@ impl Args {
         if let Some(url) = self.pusher() {
             return Target::of_pusher(url);
         }
-        let Self { writer, admin, tls, data_dir, local: _ } = self;
+        let Self { writer, admin, tls, data_dir, local: _, kubernetes: _ } = self;
         let tls = tls.as_deref().map(Credentials::find);
         if !writer.is_empty() {
             let is_default = writer.iter().all(|address| address == WRITER);
@@ -235,7 +252,7 @@ impl Target {
         }
         answers.map_err(|error| match self.remedy {
             Remedy::Command => explain_absent(error, ""),
-            Remedy::Cluster => anyhow!("the pusher of this pod: {error}"),
+            Remedy::Cluster => explain_no_pusher(&error),
         })?;
         let options =
             connection::Options { connect, ..connection::Options::tcp(self.writers.clone()) };
@@ -305,6 +322,17 @@ fn explain_absent(error: anyhow::Error, more: &str) -> anyhow::Error {
         return anyhow!("{error}; start it with `pyramid dev`{more}");
     }
     error
+}
+
+/// The pod has no pusher, or not yet.
+fn explain_no_pusher(error: &anyhow::Error) -> anyhow::Error {
+    let remedy = if error.is::<failure::Absent>() {
+        "; a Pod gets a pusher by the annotation pyramid.dev/append or pyramid.dev/subscriptions, \
+         and only init containers behind the pusher can use it"
+    } else {
+        ""
+    };
+    anyhow!("the pusher of this pod: {error}{remedy}")
 }
 
 /// Connections as whoever the directory says.

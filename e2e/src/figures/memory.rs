@@ -43,17 +43,17 @@ pub(super) async fn close_producer(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.kubectl(&delete).await.map(drop)
 }
 
-/// How large the shop's Stream is, as its status says.
-pub(super) async fn size(cluster: &Cluster) -> anyhow::Result<String> {
-    let size =
-        ["get", "streams.pyramid.dev/orders", "-n", SHOP, "-o", "jsonpath={.status.sizeBytes}"];
-    cluster.kubectl(&size).await
+/// How large the shop's Stream is, as its status says. Unit: bytes.
+pub(super) async fn size(cluster: &Cluster) -> anyhow::Result<u64> {
+    let path = "jsonpath={.status.sizeBytes}";
+    let size = ["get", "streams.pyramid.dev/orders", "-n", SHOP, "-o", path];
+    Ok(cluster.kubectl(&size).await?.parse()?)
 }
 
 /// Until the last chunk of the shop's Stream is sealed, which makes it smaller than `before`. Nothing
 /// else changes after its producer is gone.
-pub(super) async fn sealed(cluster: &Cluster, before: &str) -> anyhow::Result<()> {
-    let is_smaller = async || Ok(size(cluster).await? != before);
+pub(super) async fn sealed(cluster: &Cluster, before: u64) -> anyhow::Result<()> {
+    let is_smaller = async || Ok(size(cluster).await? < before);
     cluster.wait_for("the shop's last chunk is sealed", CHUNK_AGE + SETTLE, is_smaller).await
 }
 

@@ -94,7 +94,11 @@ fn a_writers_certificate_tells_that_there_was_an_authority() {
     let others = [secret("main-writer-kek"), secret("tls")];
     assert_eq!(certificate_in(&others), None);
     let with = [&others[..], &[secret("main-writer-tls")]].concat();
-    assert_eq!(certificate_in(&with).as_deref(), Some("the Secret shop/main-writer-tls"));
+    let expected = Evidence {
+        place: "the Secret shop/main-writer-tls".to_owned(),
+        removal: "`kubectl delete secret --namespace shop main-writer-tls`".to_owned(),
+    };
+    assert_eq!(certificate_in(&with), Some(expected));
 }
 
 #[test]
@@ -112,8 +116,21 @@ fn a_webhooks_root_tells_that_there_was_an_authority() {
     let none = [MutatingWebhookConfiguration::default(), configuration(&[None, Some("")])];
     assert_eq!(root_in(None), None);
     assert_eq!(none.iter().find_map(|it| root_in(Some(it))), None);
-    let text = "the caBundle of MutatingWebhookConfiguration pyramid-sidecar-injector";
-    assert_eq!(root_in(Some(&configuration(&[None, Some("root")]))).as_deref(), Some(text));
+    let Evidence { place, removal } = root_in(Some(&configuration(&[None, Some("root")]))).unwrap();
+    assert_eq!(place, "the caBundle of MutatingWebhookConfiguration pyramid-sidecar-injector");
+    let expected = "`helm uninstall` of this release and `helm install` again, or `kubectl patch \
+                    mutatingwebhookconfiguration pyramid-sidecar-injector --type=json --patch='\
+                    [{\"op\":\"remove\",\"path\":\"/webhooks/1/clientConfig/caBundle\"}]'`";
+    assert_eq!(removal, expected);
+}
+
+#[test]
+fn an_authority_that_is_gone_says_what_to_restore_or_which_command_to_run() {
+    let error = Error::Gone { evidence: "X".to_owned(), removal: "`remove X`".to_owned() };
+    let expected = "the Secret pyramid-ca is gone, but X holds what its authority made; restore \
+                    pyramid-ca from a copy. To begin with a new authority that no running program \
+                    believes, remove X first: `remove X`";
+    assert_eq!(error.to_string(), expected);
 }
 
 #[test]

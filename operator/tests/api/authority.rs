@@ -139,8 +139,10 @@ async fn none_is_made_while_a_writer_has_a_certificate_of_another() {
     shop.create::<Secret>(of_writer("main-writer-tls")).await;
     let wire = world.wire();
     let error = load(&world, &wire, &settings(&["authority-gone-shop"])).await.unwrap_err();
-    let Error::Gone { evidence } = error else { panic!("{error}") };
+    let Error::Gone { evidence, removal } = error else { panic!("{error}") };
     assert_eq!(evidence, "the Secret authority-gone-shop/main-writer-tls");
+    let command = "`kubectl delete secret --namespace authority-gone-shop main-writer-tls`";
+    assert_eq!(removal, command);
     assert_eq!(secret(&world).await, None);
     // No Writer of ours runs there.
     assert!(load(&world, &wire, &settings(&[])).await.is_ok());
@@ -177,7 +179,7 @@ async fn none_is_made_while_the_webhook_has_the_root_of_another() {
         assert_eq!(secret(&world).await.is_some(), is_made);
         match loaded {
             Ok(_) => assert!(is_made),
-            Err(Error::Gone { evidence }) => assert_eq!(
+            Err(Error::Gone { evidence, .. }) => assert_eq!(
                 evidence,
                 "the caBundle of MutatingWebhookConfiguration pyramid-sidecar-injector"
             ),

@@ -80,6 +80,7 @@ impl Writer for Service {
 }
 
 fn not_here() -> Status {
-    let message = "a pusher passes on appends and reads only; this call needs the Writer itself";
+    let message = "a pusher passes on appends and reads only (in the command: append, read, \
+                   tail, info); this call needs the Writer's own address, with --writer and --tls";
     Refusal::new(Reason::Unimplemented, message).into()
 }

@@ -80,6 +80,7 @@ fn the_pusher_of_this_pod_is_meant_unless_something_else_is_named() {
         tls: None,
         data_dir: data_dir.map(PathBuf::from),
         local: local.map(str::to_owned),
+        kubernetes: None,
     };
     let url = Some("http://127.0.0.1:7410");
     for (args, remedy) in [
@@ -100,5 +101,34 @@ fn the_pusher_of_this_pod_is_meant_unless_something_else_is_named() {
         let expected =
             format!("--local {url} is no pusher of this pod; give http://127.0.0.1:7410");
         assert_eq!(error, expected);
+    }
+}
+
+#[test]
+fn in_a_pod_where_nothing_is_named_its_pusher_is_meant() {
+    let args = |kubernetes: bool| Args {
+        writer: Vec::new(),
+        admin: None,
+        tls: None,
+        data_dir: None,
+        local: None,
+        kubernetes: kubernetes.then(|| "10.96.0.1".to_owned()),
+    };
+    let target = |args: Args| {
+        let remedy = args.remedy();
+        let target = args.target().unwrap();
+        assert_eq!(target.remedy, remedy);
+        (target.writers, remedy)
+    };
+    let pusher = (vec!["127.0.0.1:7410".to_owned()], Remedy::Cluster);
+    let writer = (vec!["127.0.0.1:7400".to_owned()], Remedy::Command);
+    assert_eq!(target(args(true)), pusher);
+    assert_eq!(target(args(false)), writer);
+    for named in [
+        Args { admin: Some("127.0.0.1:1".to_owned()), ..args(true) },
+        Args { tls: Some(PathBuf::from("tls")), ..args(true) },
+        Args { writer: vec![WRITER.to_owned()], ..args(true) },
+    ] {
+        assert_eq!(target(named), writer);
     }
 }

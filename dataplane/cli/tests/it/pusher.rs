@@ -40,9 +40,20 @@ fn appends_and_reads_go_through_the_pusher() {
     let create = through(&["stream", "create", "other"]).failed(1);
     assert!(create.contains("kubectl get streams"), "{create}");
     let list = through(&["stream", "ls"]).failed(1);
-    assert!(list.contains("a pusher passes on appends and reads only"), "{list}");
+    let words =
+        "a pusher passes on appends and reads only (in the command: append, read, tail, info)";
+    assert!(list.contains(words), "{list}");
     let unknown = through(&["stream", "append", "other", "tea"]).failed(1);
     assert!(!unknown.contains("pyramid stream"), "{unknown}");
+}
+
+/// What an append says that finds no pusher at this address.
+fn no_pusher(address: &str) -> String {
+    format!(
+        "error: the pusher of this pod: nothing answers at {address}: Connection refused (os error \
+         111); a Pod gets a pusher by the annotation pyramid.dev/append or \
+         pyramid.dev/subscriptions, and only init containers behind the pusher can use it\n"
+    )
 }
 
 #[test]
@@ -51,9 +62,5 @@ fn a_pusher_that_is_not_there_is_named() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut append = command();
     append.args(["stream", "append", "orders", "tea", "--local", &format!("http://{free}")]);
-    let expected = format!(
-        "error: the pusher of this pod: nothing answers at {free}: Connection refused (os error \
-         111)\n"
-    );
-    assert_eq!(run(&mut append).failed(1), expected);
+    assert_eq!(run(&mut append).failed(1), no_pusher(&free.to_string()));
 }

@@ -3,6 +3,10 @@
 //! The Writer remembers under the producer's name how many orders it has taken. So a producer that
 //! starts again, or has lost its pusher, asks, and goes on with the next number. Several orders are
 //! on their way at once; answers come in their order, and only what was answered is counted.
+//!
+//! A Writer that does not know the name any more has another Stream of this name, or has forgotten a
+//! producer that was idle for long. It cannot say what became of orders without an answer, but the
+//! stream can: whoever has read it to its end knows the last number, and goes on behind it.
 
 use std::fmt;
 use std::io::Write;
@@ -10,13 +14,16 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use pyramid_protocol::Records;
 use pyramid_protocol::pb::v1::append_response::Answer;
 use pyramid_protocol::pb::v1::local_client::LocalClient;
+use pyramid_protocol::pb::v1::read_request::Start;
+use pyramid_protocol::pb::v1::read_response::Item;
 use pyramid_protocol::pb::v1::{
-    AppendRequest, AppendResponse, InitProducerRequest, InitProducerResponse, Producer, Record,
+    AppendRequest, AppendResponse, InitProducerRequest, InitProducerResponse, Producer,
+    ReadRequest, Reason, Record, Refusal,
 };
-use serde::Serialize;
+use pyramid_protocol::{Batch, Records};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -74,8 +81,7 @@ pub(crate) async fn run(
     let mut is_told_to_stop = false;
     while !is_told_to_stop {
         let end = async {
-            let mut door = Door::open(&args, known).await?;
-            known = Some(door.answered);
+            let mut door = Door::open(&args, &mut known).await?;
             loop {
                 let is_enough = args.count.is_some_and(|count| door.next_number >= count);
                 let goes_on = !is_told_to_stop && !is_enough;
@@ -88,7 +94,7 @@ pub(crate) async fn run(
                     biased;
                     answer = door.answer(), if door.is_waiting() => {
                         answer?;
-                        known = Some(door.answered);
+                        known = Some(door.known);
                     }
                     () = stop.as_mut(), if !is_told_to_stop => is_told_to_stop = true,
                     _ = pause.tick(), if goes_on && door.has_place() => door.append(&args)?,
@@ -108,7 +114,8 @@ pub(crate) async fn run(
             }
         }
     }
-    let end = json!({ "stream": args.stream, "producer": args.producer, "orders": known });
+    let orders = known.map(|known| known.answered);
+    let end = json!({ "stream": args.stream, "producer": args.producer, "orders": orders });
     Ok(writeln!(out, "{end}")?)
 }
 
@@ -124,6 +131,23 @@ struct Order<'a> {
     note: Option<String>,
 }
 
+/// What is read of an order.
+#[derive(Debug, Deserialize)]
+struct Written {
+    producer: String,
+    number: u64,
+}
+
+/// What a run has heard of its orders in the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    /// All orders below this number are written.
+    answered: u64,
+    /// The number of the order that has the producer's sequence 0: more than 0 if the Writer has
+    /// forgotten those before.
+    first: u64,
+}
+
 /// A call of `Append` under a producer.
 struct Door {
     requests: mpsc::Sender<AppendRequest>,
@@ -132,8 +156,7 @@ struct Door {
     epoch: u32,
     /// Of the next order that is sent.
     next_number: u64,
-    /// All orders below this number are written.
-    answered: u64,
+    known: Known,
     in_flight_max: u64,
 }
 
@@ -141,26 +164,41 @@ impl fmt::Debug for Door {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Door")
             .field("next_number", &self.next_number)
-            .field("answered", &self.answered)
+            .field("known", &self.known)
             .finish_non_exhaustive()
     }
 }
 
 impl Door {
-    /// Asks which number comes next. `known` is what this run has heard of it before.
-    async fn open(args: &Args, known: Option<u64>) -> anyhow::Result<Self> {
+    /// Asks which number comes next. `known` is what this run has heard of it, and hears now.
+    async fn open(args: &Args, known: &mut Option<Known>) -> anyhow::Result<Self> {
         let channel: Channel = args.endpoint.connect().await.context("the pusher of this pod")?;
         let mut local = LocalClient::new(channel);
-        let producer = InitProducerRequest {
-            stream: args.stream.clone(),
-            name: args.producer.clone(),
-            // A Writer that has forgotten must not begin again at 0.
-            resume_sequence: known,
+        // A Writer that has forgotten must not begin again at 0.
+        let resume = known.map(|Known { answered, first }| answered.saturating_sub(first));
+        let (answer, heard) = match init(&mut local, args, resume).await {
+            Ok(answer) => (answer, resume.unwrap_or_default()),
+            Err(status) if is_unknown_producer(&status) => {
+                let next = next_in_stream(&mut local, args).await?;
+                let Args { stream, producer, .. } = args;
+                drop(writeln!(
+                    std::io::stderr(),
+                    "the Writer does not know {producer} in {stream} any more: the stream was \
+                     replaced, or nothing came for long; it has {next} orders of it, goes on with \
+                     number {next}"
+                ));
+                // Now, because the answer to the next call may be lost.
+                *known = Some(Known { answered: next, first: next });
+                (init(&mut local, args, None).await.map_err(said)?, 0)
+            }
+            Err(status) => return Err(said(status)),
         };
-        let InitProducerResponse { id, epoch, next_sequence, in_flight_max, .. } =
-            local.init_producer(producer).await.map_err(said)?.into_inner();
-        let lost = known.unwrap_or_default().saturating_sub(next_sequence);
+        let InitProducerResponse { id, epoch, next_sequence, in_flight_max, .. } = answer;
+        let lost = heard.saturating_sub(next_sequence);
         ensure!(lost == 0, "the Writer has lost {lost} orders that it has answered for");
+        let first = known.map_or(0, |known| known.first);
+        let now = Known { answered: first + next_sequence, first };
+        *known = Some(now);
         let in_flight_max = in_flight_max.clamp(1, args.in_flight);
         // A place for each order without an answer: sending never waits.
         let (requests, outgoing) = mpsc::channel(usize::try_from(in_flight_max)?);
@@ -170,20 +208,20 @@ impl Door {
             answers,
             id,
             epoch,
-            next_number: next_sequence,
-            answered: next_sequence,
+            next_number: now.answered,
+            known: now,
             in_flight_max: in_flight_max.into(),
         })
     }
 
     /// Whether an order has no answer yet.
     fn is_waiting(&self) -> bool {
-        self.answered < self.next_number
+        self.known.answered < self.next_number
     }
 
     /// Whether one more may be on its way.
     fn has_place(&self) -> bool {
-        self.next_number - self.answered < self.in_flight_max
+        self.next_number - self.known.answered < self.in_flight_max
     }
 
     /// Sends the next order on its way.
@@ -194,11 +232,12 @@ impl Door {
             .transpose()?;
         let order = Order { producer: &args.producer, number, item: "tea", quantity: 1, note };
         let body = serde_json::to_string(&order)?;
+        let sequence = number - self.known.first;
         let record = Record { value: body.into_bytes().into(), headers: Vec::new() };
         let request = AppendRequest {
             stream: args.stream.clone(),
             records: Records::encode(&[record])?.bytes().clone(),
-            producer: Some(Producer { id: self.id, epoch: self.epoch, sequence: number }),
+            producer: Some(Producer { id: self.id, epoch: self.epoch, sequence }),
             ..AppendRequest::default()
         };
         self.requests.try_send(request).ok().context("the pusher has ended the call")?;
@@ -214,12 +253,63 @@ impl Door {
         let answer = self.answers.message().await.map_err(said)?;
         match answer.and_then(|answer| answer.answer).context("the pusher has ended the call")? {
             Answer::Appended(_) => {
-                self.answered += 1;
+                self.known.answered += 1;
                 Ok(())
             }
             Answer::Refused(refusal) => Err(anyhow::anyhow!(refusal.message)),
         }
     }
+}
+
+/// Makes or takes over the producer.
+async fn init(
+    local: &mut LocalClient<Channel>,
+    args: &Args,
+    resume_sequence: Option<u64>,
+) -> Result<InitProducerResponse, tonic::Status> {
+    let (stream, name) = (args.stream.clone(), args.producer.clone());
+    let request = InitProducerRequest { stream, name, resume_sequence };
+    Ok(local.init_producer(request).await?.into_inner())
+}
+
+fn is_unknown_producer(status: &tonic::Status) -> bool {
+    Refusal::from_status(status).reason() == Reason::UnknownProducer
+}
+
+/// Reads the stream to its end: the number behind the last order of this producer.
+async fn next_in_stream(local: &mut LocalClient<Channel>, args: &Args) -> anyhow::Result<u64> {
+    let request = ReadRequest {
+        stream: args.stream.clone(),
+        // All that are kept: how many orders of others are behind the last of ours, nobody knows.
+        start: Some(Start::LastRecords(u64::MAX)),
+        ..ReadRequest::default()
+    };
+    let mut items = local.read(request).await.map_err(said)?.into_inner();
+    let mut next = 0;
+    while let Some(item) = items.message().await.map_err(said)? {
+        match item.item.context("the pusher has ended the read")? {
+            Item::Batches(batches) => {
+                for batch in batches.batches {
+                    for record in Batch::decode(batch)?.iter() {
+                        let order = serde_json::from_slice::<Written>(&record?.1.value);
+                        // Others may append what they want.
+                        if let Ok(order) = order.as_ref()
+                            && order.producer == args.producer
+                        {
+                            next = next.max(order.number.saturating_add(1));
+                        }
+                    }
+                }
+            }
+            Item::CaughtUp(_) => return Ok(next),
+            Item::Refused(refusal) => anyhow::bail!(refusal.message),
+            Item::Start(_) => {}
+            Item::Chunk(_) | Item::Moved(_) => {
+                anyhow::bail!("the pusher tells places of chunks though nobody asked for them")
+            }
+        }
+    }
+    anyhow::bail!("the pusher has ended the read before the end of the stream")
 }
 
 /// The text of a status, which is for people.

@@ -28,6 +28,13 @@ struct Pusher(Arc<Mutex<State>>);
 struct State {
     epoch: u32,
     bodies: Vec<String>,
+    /// Orders that were written before the Writer forgot the producer: its sequences begin behind
+    /// them.
+    forgotten: usize,
+    /// The Writer does not know the producer.
+    is_lost: bool,
+    /// The producer is made, and its answer is lost.
+    lose_init: bool,
     /// The append of this number is written and then not answered.
     lose: Option<u64>,
     /// So many calls are refused, because the stream is not known yet.
@@ -44,13 +51,27 @@ struct State {
     reading: JoinSet<()>,
 }
 
+impl State {
+    fn next_sequence(&self) -> u64 {
+        u64::try_from(self.bodies.len() - self.forgotten).unwrap()
+    }
+
+    /// The Stream is replaced by one with these orders, or, if they are the same, its producers are
+    /// forgotten.
+    fn forget(&mut self, bodies: Vec<String>) {
+        self.forgotten = bodies.len();
+        self.bodies = bodies;
+        self.is_lost = true;
+    }
+}
+
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Pusher {
     fn append_one(&self, request: &AppendRequest) -> Result<AppendResponse, Status> {
         let mut state = self.0.lock().unwrap();
         let producer = request.producer.unwrap();
-        let written = u64::try_from(state.bodies.len()).unwrap();
+        let written = state.next_sequence();
         assert_eq!((request.stream.as_str(), producer.epoch), ("orders", state.epoch));
         assert_eq!(producer.sequence, written, "out of order");
         let records = Records::check(request.records.clone()).unwrap();
@@ -109,12 +130,20 @@ impl Local for Pusher {
             state.unknown -= 1;
             return Err(Status::not_found("not known yet"));
         }
-        state.resumed.push(request.into_inner().resume_sequence);
+        let resume_sequence = request.into_inner().resume_sequence;
+        state.resumed.push(resume_sequence);
+        if state.is_lost && resume_sequence.is_some() {
+            return Err(Refusal::new(Reason::UnknownProducer, "expired or lost").into());
+        }
+        state.is_lost = false;
         state.epoch += 1;
+        if std::mem::take(&mut state.lose_init) {
+            return Err(Status::unavailable("the connection broke"));
+        }
         Ok(Response::new(InitProducerResponse {
             id: 1,
             epoch: state.epoch,
-            next_sequence: u64::try_from(state.bodies.len()).unwrap(),
+            next_sequence: state.next_sequence(),
             known: state.epoch > 1,
             in_flight_max: state.in_flight_max,
         }))
@@ -129,9 +158,29 @@ impl Local for Pusher {
 
     async fn read(
         &self,
-        _request: Request<pb::ReadRequest>,
+        request: Request<ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
-        Err(Status::unimplemented("read"))
+        let expected = ReadRequest {
+            stream: "orders".to_owned(),
+            start: Some(Start::LastRecords(u64::MAX)),
+            ..ReadRequest::default()
+        };
+        assert_eq!(request.into_inner(), expected);
+        let bodies = self.0.lock().unwrap().bodies.clone();
+        let batch = |(offset, body): (usize, String)| {
+            let record = Record { value: body.into_bytes().into(), headers: Vec::new() };
+            let offset = Offset::new(u64::try_from(offset).unwrap());
+            Batch::new(offset, 0, &Records::encode(&[record]).unwrap()).encode()
+        };
+        let next_offset = u64::try_from(bodies.len()).unwrap();
+        let batches = bodies.into_iter().enumerate().map(batch).collect();
+        let items = [
+            Item::Start(pb::ReadStart::default()),
+            Item::Batches(pb::ReadBatches { batches }),
+            Item::CaughtUp(pb::CaughtUp { next_offset }),
+        ];
+        let items = items.map(|item| Ok(pb::ReadResponse { item: Some(item) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(items))))
     }
 
     async fn wait_applied(
@@ -283,9 +332,92 @@ async fn a_writer_that_has_forgotten_answered_orders_gets_no_more() {
     pusher.0.lock().unwrap().bodies = vec![String::new(); 3];
     let _serving = serve(&pusher, accept);
     let args = Command::try_parse_from(["produce", "--endpoint", &endpoint]).unwrap().args;
-    for known in [None, Some(2), Some(3)] {
-        assert_eq!(Door::open(&args, known).await.unwrap().next_number, 3, "{known:?}");
+    let heard = |answered| Some(Known { answered, first: 0 });
+    for known in [None, heard(2), heard(3)] {
+        let door = Door::open(&args, &mut known.clone()).await.unwrap();
+        assert_eq!((door.next_number, door.known.answered), (3, 3), "{known:?}");
     }
-    let error = Door::open(&args, Some(5)).await.unwrap_err();
+    let error = Door::open(&args, &mut heard(5)).await.unwrap_err();
     assert_eq!(error.to_string(), "the Writer has lost 2 orders that it has answered for");
+}
+
+fn order(producer: &str, number: u64) -> serde_json::Value {
+    json!({ "producer": producer, "number": number, "item": "tea", "quantity": 1 })
+}
+
+/// Appends four orders, of which the last gets no answer because the Writer has forgotten the
+/// producer; the stream then has `forget` of what it had. Four more come. What is in it at the end,
+/// with which sequences the producer was taken up, and how many orders the run has counted.
+async fn forgotten(
+    forget: impl Fn(&[String]) -> Vec<String>,
+    loses_init: bool,
+) -> (Vec<serde_json::Value>, Vec<Option<u64>>, serde_json::Value) {
+    let accept = TcpAccept::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let endpoint = format!("http://{}", accept.local_address().unwrap());
+    let pusher = Pusher::default();
+    let gate = Arc::new(Semaphore::new(3));
+    *pusher.0.lock().unwrap() = State {
+        lose: Some(3),
+        in_flight_max: 1,
+        gate: Some(Arc::clone(&gate)),
+        ..State::default()
+    };
+    let _serving = serve(&pusher, accept);
+    let forgetting = async {
+        while pusher.0.lock().unwrap().bodies.len() < 4 {
+            tokio::task::yield_now().await;
+        }
+        let mut state = pusher.0.lock().unwrap();
+        let left = forget(&state.bodies);
+        state.forget(left);
+        (state.lose, state.lose_init) = (None, loses_init);
+        gate.add_permits(100);
+    };
+    let enough = async {
+        forgetting.await;
+        let before = pusher.0.lock().unwrap().forgotten;
+        while pusher.0.lock().unwrap().bodies.len() < before + 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let flags = ["produce", "--endpoint", &endpoint, "--rate", "1000"];
+    let args = Command::try_parse_from(flags).unwrap().args;
+    let mut out = Vec::new();
+    run(args, enough, &mut out).await.unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&out).unwrap();
+    let state = pusher.0.lock().unwrap();
+    let bodies = state.bodies.iter().map(|body| serde_json::from_str(body).unwrap()).collect();
+    (bodies, state.resumed.clone(), said["orders"].clone())
+}
+
+/// The orders of the producer `orders` below this number.
+fn orders_below(end: usize) -> Vec<serde_json::Value> {
+    (0..end).map(|number| order("orders", u64::try_from(number).unwrap())).collect()
+}
+
+#[tokio::test]
+async fn in_a_stream_that_took_the_place_of_another_numbers_begin_at_0() {
+    let (bodies, resumed, said) = forgotten(|_| Vec::new(), false).await;
+    assert_eq!(bodies, orders_below(bodies.len()));
+    assert_eq!((resumed, said), (vec![None, Some(3), None], json!(bodies.len())));
+}
+
+#[tokio::test]
+async fn an_order_without_an_answer_is_looked_for_in_the_stream_and_not_written_twice() {
+    let others = [order("other", 70).to_string()];
+    // It was written, and then others appended; or it was not.
+    for written in [4, 3] {
+        let forget = |bodies: &[String]| [&bodies[..written], &others[..]].concat();
+        let (mut bodies, resumed, said) = forgotten(forget, false).await;
+        assert_eq!(bodies.remove(written), order("other", 70));
+        assert_eq!(bodies, orders_below(bodies.len()));
+        assert_eq!((resumed, said), (vec![None, Some(3), None], json!(bodies.len())));
+    }
+}
+
+#[tokio::test]
+async fn a_producer_that_was_made_anew_without_hearing_of_it_goes_on() {
+    let (bodies, resumed, said) = forgotten(<[String]>::to_vec, true).await;
+    assert_eq!(bodies, orders_below(bodies.len()));
+    assert_eq!((resumed, said), (vec![None, Some(3), None, Some(0)], json!(bodies.len())));
 }
