@@ -91,6 +91,8 @@ async fn a_replica_is_ready_from_when_it_serves_until_it_stops() {
     shows(&writer, "serving", 1.0).await;
     // Opened before, so that it is this replica that answers, whoever gets the port afterwards.
     let connection = TcpStream::connect(writer.ops).await.unwrap();
+    // Connections are taken in their order: with this one, the one before is.
+    get(writer.ops, "/healthz").await.unwrap();
     let stopping = writer.begin_stop();
     let answer = ask(connection, "/readyz").await;
     assert_eq!(answer, Some((503, "no: it stops\n".to_owned())));
