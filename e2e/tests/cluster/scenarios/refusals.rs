@@ -129,7 +129,11 @@ pub(crate) async fn pods_that_cannot_have_a_pusher_are_told_why(
     for (annotation, more, text) in [
         (append, &[on_the_node][..], "set hostNetwork to false"),
         (append, &["--port=7410"], r#"container "x" has port 7410, which is the pusher's"#),
-        ("pyramid.dev/append=Not A Name", &[], r#"pyramid.dev/append is "Not A Name"; give names"#),
+        (
+            "pyramid.dev/append=Not A Name",
+            &[],
+            r#""Not A Name", which has characters other than a-z"#,
+        ),
     ] {
         let ended = run(annotation, more).await?;
         let refused = !ended.success && ended.stderr.contains(text);
