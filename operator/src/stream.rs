@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use decide::failure;
-use decide::{Asked, Decision, Observed, Step, decide};
+use decide::{Asked, Decision, Observed, Step, decide, known_id};
 
 use crate::admin;
 use crate::context::{BIND_MANAGER, MANAGER};
@@ -191,8 +191,11 @@ impl<'a> Look<'a> {
                     continue;
                 }
                 Step::Purge { writer, stream_id } => {
-                    // First the number: it is all that leads to what is left in the bucket.
-                    self.write(&decision).await?;
+                    // First the number: it is all that leads to what is left in the bucket. Written
+                    // each time, it would hide why the call failed, and bring the next look at once.
+                    if known_id(self.stream) != Some(*stream_id) {
+                        self.write(&decision).await?;
+                    }
                     let done = self.purge(writer, *stream_id).await;
                     self.asked_again(writer, done).await;
                     continue;

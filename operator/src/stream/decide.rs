@@ -382,7 +382,7 @@ fn has_finalizer(stream: &Stream) -> bool {
     stream.finalizers().iter().any(|one| one == finalizer::PURGE_STREAM)
 }
 
-fn known_id(stream: &Stream) -> Option<u64> {
+pub(super) fn known_id(stream: &Stream) -> Option<u64> {
     stream.status.as_ref()?.stream_id.as_deref()?.parse().ok()
 }
 
