@@ -91,7 +91,8 @@ pub(crate) async fn what_is_wired_wrongly_says_so_and_gets_ready_when_it_is_mend
     // What goes leaves its records, and a Subscription nothing; who comes next is told of them.
     let writer = system.uid(DEFAULT).await?;
     shop.says(REFUNDS, "Programmed", "True/Programmed", "of Writer").await?;
-    shop.kubectl(&["delete", REFUNDS, REFUNDED]).await?;
+    // In this order: a Subscription whose last Stream went before it has left the Writer by then.
+    shop.kubectl(&["delete", REFUNDED, REFUNDS]).await?;
     let closed = "stream wiring/refunds was closed, its Stream is gone; records stay";
     system.told(&writer, "StreamClosed", closed).await?;
     let removed = "subscription wiring/refunded was removed, its object is gone";
