@@ -104,8 +104,8 @@ pub mod reasons {
     pub const PROGRAMMED: &str = "Programmed";
     /// `Programmed`: records of an earlier Stream of this name were found and are kept.
     pub const REATTACHED: &str = "Reattached";
-    /// `Programmed` of a Stream: its Writer does not serve yet. `Ready` of a Stream or Subscription: its
-    /// Writer has stopped.
+    /// `Programmed` of a Stream: its Writer does not serve yet. `Ready` of a Stream or Subscription:
+    /// its Writer has stopped.
     pub const WRITER_NOT_READY: &str = "WriterNotReady";
     /// `Programmed` of a Subscription: one of its Streams is not programmed yet.
     pub const STREAM_NOT_READY: &str = "StreamNotReady";

@@ -1,8 +1,9 @@
 //! Wires everything; one task that ends, ends all.
 //!
 //! At the start: settings, a client of the API server, the authority, the operator's own
-//! certificate, then webhook and issuer listen, and only when the caches are read and the API server is
-//! told whom to believe is this replica ready. Then it waits for the lease, and whoever has it runs the controllers.
+//! certificate, then webhook and issuer listen, and only when the caches are read and the API server
+//! is told whom to believe is this replica ready. Then it waits for the lease, and whoever has it
+//! runs the controllers.
 
 mod health;
 mod lead;

@@ -162,7 +162,7 @@ async fn settle_all(kinds: &Kinds, names: Vec<Name>, late: &mut Late) {
     let founded = kinds.founded();
     let mut by_writer: Vec<BoxFuture<'_, Vec<(Name, Duration)>>> = Vec::new();
     for writer in &founded {
-        let held = names.iter().filter(|name| kinds.configured.declared(writer, name).is_some());
+        let held = names.iter().filter(|name| kinds.configured.holds(writer, name));
         let settle = move |name| settle_in(kinds, writer, name).boxed();
         by_writer.push(in_order(held.cloned().collect(), settle).boxed());
     }

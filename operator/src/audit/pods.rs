@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
 use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::ObjectRef;
 use kube::runtime::watcher::Event;
 use pyramid_crds::Subscription;
 use pyramid_crds::annotation::{APPEND, FALSE, INJECT, INJECTED_BY, SUBSCRIPTIONS};
@@ -62,13 +62,10 @@ impl Finding {
     pub(super) fn related(&self) -> Option<ObjectReference> {
         match &self.matter {
             Matter::SidecarMissing => None,
-            Matter::SubscriptionMissing(name) => Some(ObjectReference {
-                api_version: Some(Subscription::api_version(&()).into_owned()),
-                kind: Some(Subscription::kind(&()).into_owned()),
-                namespace: self.pod.namespace.clone(),
-                name: Some(name.clone()),
-                ..ObjectReference::default()
-            }),
+            Matter::SubscriptionMissing(name) => {
+                let namespace = self.pod.namespace.as_deref().unwrap_or_default();
+                Some(ObjectRef::<Subscription>::new(name).within(namespace).into())
+            }
         }
     }
 

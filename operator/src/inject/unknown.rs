@@ -1,37 +1,22 @@
 //! What is said of an annotation of ours that nobody knows: which one may have been meant.
 
+use strsim::levenshtein;
+
 use super::annotations::{GIVEN, PREFIX};
 
-/// Letters by which a name may differ from the one that was meant.
+/// Letters to add, take away or exchange, by which a name may differ from the one that was meant.
 const SLIPS_MAX: usize = 3;
 
 /// The warning.
 pub(super) fn warning(annotation: &str) -> String {
     let given = annotation.strip_prefix(PREFIX).unwrap_or(annotation);
     let known = || GIVEN.into_iter().map(|name| name.strip_prefix(PREFIX).unwrap_or(name));
-    let nearest = known().map(|name| (distance(given, name), name)).min();
+    let nearest = known().map(|name| (levenshtein(given, name), name)).min();
     let text = format!("annotation {annotation} is unknown and does nothing");
     match nearest.filter(|(slips, _)| *slips <= SLIPS_MAX) {
         Some((_, name)) => format!("{text}; {PREFIX}{name} is known"),
         None => format!("{text}; known are {}", known().collect::<Vec<_>>().join(", ")),
     }
-}
-
-/// How many letters have to be added, taken away or exchanged to make one text of the other.
-fn distance(one: &str, other: &str) -> usize {
-    // To each beginning of `other`, from the beginning of `one` that was reached.
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (place, letter) in one.bytes().enumerate() {
-        let mut left = place + 1;
-        let mut next = vec![left];
-        for (pair, other) in row.windows(2).zip(other.bytes()) {
-            let &[diagonal, above] = pair else { continue };
-            left = (diagonal + usize::from(letter != other)).min(above + 1).min(left + 1);
-            next.push(left);
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -49,7 +34,7 @@ mod tests {
             ("subscribtion", "subscriptions", 2),
             ("kitten", "sitting", 3),
         ] {
-            assert_eq!(distance(one, other), expected, "{one} {other}");
+            assert_eq!(levenshtein(one, other), expected, "{one} {other}");
         }
     }
 

@@ -174,8 +174,8 @@ struct Entry {
     known: Known,
     /// [`State::changes`] when we changed it.
     changed: u64,
-    /// The uid of the Stream that found records of an earlier one. Looks that come close together
-    /// see older conditions, so it is remembered here until one of them was written.
+    /// The uid of the Stream that found records of an earlier one. Its condition says so for good, but
+    /// looks that come close together see older conditions.
     reattached: Option<String>,
 }
 
@@ -270,9 +270,16 @@ impl Configured {
         state.entries.get(name).and_then(|entry| entry.known.declared.clone())
     }
 
+    /// Whether the Writer is known to hold something of this name.
+    pub(crate) fn holds(&self, writer: &Founded, name: &Name) -> bool {
+        let view = self.view(writer);
+        let state = view.state();
+        state.entries.get(name).is_some_and(|entry| entry.known.declared.is_some())
+    }
+
     /// The Writers among `writers` that are known to hold something of this name.
     pub(crate) fn holders<'a>(&self, writers: &'a [Founded], name: &Name) -> Vec<&'a Founded> {
-        writers.iter().filter(|writer| self.declared(writer, name).is_some()).collect()
+        writers.iter().filter(|writer| self.holds(writer, name)).collect()
     }
 
     /// We have declared this.

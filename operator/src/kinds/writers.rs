@@ -9,6 +9,8 @@ use pyramid_crds::condition::{Truth, find, reasons, types};
 use pyramid_crds::stream::WriterRef;
 use pyramid_crds::writer::{AllowedFrom, Writer};
 
+use super::status::Verdict;
+
 /// Length of a cluster id. Unit: bytes.
 const CLUSTER_ID_LEN: usize = 16;
 /// A Writer that starts again is back in less: until then nothing is written into its Streams, of
@@ -90,6 +92,19 @@ impl Service {
             Self::Down(text)
         } else {
             Self::Failing(left)
+        }
+    }
+
+    /// What keeps an object from being ready, whose own two verdicts these are, in their order: what it
+    /// is told itself; then that its Writer is down, which does not answer the operator either.
+    pub(crate) fn obstacle(&self, wired: &Verdict, programmed: &Verdict) -> Option<Verdict> {
+        let failing = [wired, programmed].into_iter().find(|one| one.truth != Truth::True);
+        let is_own = wired.truth != Truth::True || programmed.truth == Truth::False;
+        match self {
+            Self::Down(text) if !is_own => {
+                Some(Verdict::new(types::READY, Truth::False, reasons::WRITER_NOT_READY, text))
+            }
+            Self::Up | Self::Failing(_) | Self::Down(_) => failing.map(|one| one.of(types::READY)),
         }
     }
 

@@ -146,6 +146,8 @@ fn a_name_that_means_nothing_is_an_error() {
 
 #[test]
 fn a_certificate_that_would_be_due_at_once_is_an_error() {
+    let root_alone = u64::from(ROOT_LIFE_SECONDS_MIN - LIFE_SECONDS_MIN);
+    assert_eq!(root_alone, pyramid_tls::authority::BEFORE_ROOT.as_secs());
     let with = |life: &str| read(&format!("{LEAST}pki: {{{life}}}\n"));
     for (name, least) in [
         ("rootLifeSeconds", ROOT_LIFE_SECONDS_MIN),

@@ -132,17 +132,10 @@ pub(super) async fn settle(kinds: &Kinds, writer: &Founded, name: &Name) -> Resu
 }
 
 /// The object that is gone. One that comes later under its name is told of together with it.
-fn reference(name: &Name) -> ObjectReference {
-    let (api_version, kind) = match name.kind {
-        Kind::Stream => (Stream::api_version(&()), Stream::kind(&())),
-        Kind::Subscription => (Subscription::api_version(&()), Subscription::kind(&())),
-    };
-    ObjectReference {
-        api_version: Some(api_version.into_owned()),
-        kind: Some(kind.into_owned()),
-        namespace: Some(name.namespace.clone()),
-        name: Some(name.name.clone()),
-        ..ObjectReference::default()
+fn reference(Name { kind, namespace, name }: &Name) -> ObjectReference {
+    match kind {
+        Kind::Stream => ObjectRef::<Stream>::new(name).within(namespace).into(),
+        Kind::Subscription => ObjectRef::<Subscription>::new(name).within(namespace).into(),
     }
 }
 

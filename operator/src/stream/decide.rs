@@ -334,24 +334,13 @@ fn not_programmed() -> Verdict {
 /// All conditions: what is said of two, `Ready`, and `Stalled` if a person has to do something.
 fn conditions(seen: &Observed<'_>, accepted: Verdict, programmed: Verdict) -> Vec<Verdict> {
     let failing = [&accepted, &programmed].into_iter().find(|one| one.truth != Truth::True);
-    let ready = match (failing, seen.service) {
-        (Some(failing), _) if accepted.truth != Truth::True || failing.truth == Truth::False => {
-            failing.of(types::READY)
-        }
-        // Whoever does not serve does not answer the operator either.
-        (_, Service::Down(text)) => {
-            Verdict::new(types::READY, Truth::False, reasons::WRITER_NOT_READY, text)
-        }
-        (Some(failing), Service::Up | Service::Failing(_)) => failing.of(types::READY),
-        (None, _) if !seen.is_in_bootstrap => Verdict::new(
-            types::READY,
-            Truth::False,
-            reasons::PENDING,
-            "the ConfigMap pyramid-bootstrap does not name it yet",
-        ),
-        (None, Service::Up | Service::Failing(_)) => {
-            Verdict::new(types::READY, Truth::True, reasons::READY, "it takes appends")
-        }
+    let ready = if let Some(obstacle) = seen.service.obstacle(&accepted, &programmed) {
+        obstacle
+    } else if !seen.is_in_bootstrap {
+        let text = "the ConfigMap pyramid-bootstrap does not name it yet";
+        Verdict::new(types::READY, Truth::False, reasons::PENDING, text)
+    } else {
+        Verdict::new(types::READY, Truth::True, reasons::READY, "it takes appends")
     };
     let needs_person = failing.filter(|one| {
         one.truth == Truth::False

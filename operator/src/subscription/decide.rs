@@ -226,26 +226,15 @@ fn resolved_refs(resolution: &Resolution) -> Verdict {
 /// What is said of two, `Ready`, and `Stalled` if a person has to do something.
 fn conditions(seen: &Observed<'_>, resolved: Verdict, programmed: Verdict) -> Vec<Verdict> {
     let failing = [&resolved, &programmed].into_iter().find(|one| one.truth != Truth::True);
-    let ready = match (failing, seen.service) {
-        (Some(failing), _) if resolved.truth != Truth::True || failing.truth == Truth::False => {
-            failing.of(types::READY)
-        }
-        // Whoever does not serve does not answer the operator either.
-        (_, Service::Down(text)) => {
-            Verdict::new(types::READY, Truth::False, reasons::WRITER_NOT_READY, text)
-        }
-        (Some(failing), Service::Up | Service::Failing(_)) => failing.of(types::READY),
-        (None, _) if !seen.is_in_bootstrap => Verdict::new(
-            types::READY,
-            Truth::False,
-            reasons::PENDING,
-            "the ConfigMap pyramid-bootstrap does not have it yet",
-        ),
-        (None, Service::Up | Service::Failing(_)) => {
-            halted(seen.subscription).unwrap_or_else(|| {
-                Verdict::new(types::READY, Truth::True, reasons::READY, "pushers can attach")
-            })
-        }
+    let ready = if let Some(obstacle) = seen.service.obstacle(&resolved, &programmed) {
+        obstacle
+    } else if !seen.is_in_bootstrap {
+        let text = "the ConfigMap pyramid-bootstrap does not have it yet";
+        Verdict::new(types::READY, Truth::False, reasons::PENDING, text)
+    } else {
+        halted(seen.subscription).unwrap_or_else(|| {
+            Verdict::new(types::READY, Truth::True, reasons::READY, "pushers can attach")
+        })
     };
     let needs_person = failing.filter(|one| {
         one.truth == Truth::False
